@@ -1,0 +1,228 @@
+"""A working directory and what a run leaves in it.
+
+config.json      the config, written once; the same command continues the run
+preprocessing/   what was fitted on the training data (the tokenizer)
+metrics/         JSON lines, see `mmjax.observe.metrics_log`
+checkpoints/     the latest states;  best/  the best one by the dev metric
+test_looks/      the ledger: one file per look at a test split
+result.json      final metrics with everything needed to make them again
+per_example.json ranks of every example, for intervals and paired comparisons
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import hashlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from etils import epath
+
+from mmjax.errors import UserError
+from mmjax.evaluators import Evaluation
+from mmjax.metrics.bootstrap import bootstrap_interval
+
+_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets")
+
+
+class WorkDir:
+    """Paths in a working directory, and the files that say what it is."""
+
+    def __init__(self, path: epath.PathLike):
+        self.path = epath.Path(path).expanduser()
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the directory for this process; the lock goes with the process, however it ends.
+
+        Raises:
+          UserError: another run holds it, or it cannot be written.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"--workdir={self.path} cannot be made ({error.strerror or error})."
+            ) from error
+        if "://" in os.fspath(self.path):
+            yield  # object stores have no locks of this kind
+            return
+        import fcntl
+
+        try:
+            file = Path(self.path / ".lock").open("w")  # noqa: SIM115 - closed when the lock goes
+        except OSError as error:
+            raise UserError(
+                f"--workdir={self.path} cannot be written ({error.strerror or error})."
+            ) from error
+        with file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                raise UserError(
+                    f"another run is working in {self.path}: wait for it, stop it, or choose "
+                    "another --workdir."
+                ) from error
+            yield
+
+    def claim(self, config: Mapping[str, Any], identity: Mapping[str, Any]) -> None:
+        """Writes the config of a new run, or checks that this is the same run.
+
+        Raises:
+          UserError: an identity key differs from the run that is here.
+        """
+        path = self.path / "config.json"
+        try:
+            saved = json.loads(path.read_text())
+            before = saved["identity"]
+        except FileNotFoundError:
+            before = None
+        except (ValueError, KeyError, TypeError) as error:
+            if (self.path / "checkpoints").exists():
+                raise UserError(
+                    f"{path} cannot be read ({error}); the run in {self.path} cannot be continued."
+                ) from error
+            before = None  # killed while writing it, before anything else was made
+        now = json.loads(json.dumps(dict(identity)))
+        if before is not None and before != now:
+            keys = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
+            shown = "; ".join(f"config.{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in keys)
+            raise UserError(
+                f"{self.path} holds another run ({shown}): choose another --workdir, or give the "
+                "same values to continue it."
+            )
+        path.write_text(json.dumps({"identity": now, "config": config}, indent=1))
+
+    def saved_config(self) -> dict[str, Any]:
+        """The config of the run that is here. Raises UserError without one."""
+        try:
+            return json.loads((self.path / "config.json").read_text())["config"]
+        except (OSError, ValueError, KeyError) as error:
+            raise UserError(
+                f"there is no run in {self.path} (config.json cannot be read): train one with "
+                "--mode=train first."
+            ) from error
+
+    def look_at_test(self, why: str) -> int:
+        """Enters one look at a test split in the ledger; returns how many there have been."""
+        folder = self.path / "test_looks"
+        folder.mkdir(parents=True, exist_ok=True)
+        looks = sum(1 for _ in folder.iterdir())
+        entry = {
+            "why": why,
+            "command": command_line(),
+            "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        }
+        (folder / f"{looks:04d}.json").write_text(json.dumps(entry))
+        return looks + 1
+
+    def looks(self) -> int:
+        """How often a test split has been looked at."""
+        folder = self.path / "test_looks"
+        return sum(1 for _ in folder.iterdir()) if folder.exists() else 0
+
+    def write_result(
+        self,
+        *,
+        config: Mapping[str, Any],
+        dataset: Mapping[str, Any],
+        evaluations: Mapping[str, Evaluation],
+        ids: Mapping[str, list[str]],
+        steps: int,
+        seconds: float,
+        parents: list[Mapping[str, str]],
+    ) -> None:
+        """`result.json` and `per_example.json`, from which `mmjax.report` makes its tables.
+
+        Args:
+          evaluations: of each split that was scored.
+          ids: of the examples of each split, in order.
+        """
+        per_example = {
+            split: {"ids": ids[split]}
+            | {k: np.asarray(v).tolist() for k, v in evaluation.per_example.items()}
+            for split, evaluation in evaluations.items()
+        }
+        (self.path / "per_example.json").write_text(json.dumps(per_example))
+        result = {
+            "format_version": 1,
+            "name": self.path.name,
+            "label": config["label"],
+            "command": command_line(),
+            "system": config["system"],
+            "task": config["task_name"],
+            "dataset": dataset,
+            "metrics": {split: dict(e.metrics) for split, e in evaluations.items()},
+            "intervals": {
+                split: {
+                    name: list(bootstrap_interval(np.asarray(values)))
+                    for name, values in e.samples.items()
+                }
+                for split, e in evaluations.items()
+            },
+            "per_example": "per_example.json",
+            "steps": steps,
+            "wall_seconds": round(seconds, 1),
+            "test_looks": self.looks(),
+            "parents": parents,
+            "config": config,
+            "versions": versions(),
+            "device": device(),
+        }
+        (self.path / "result.json").write_text(json.dumps(result, indent=1))
+
+
+def parent(kind: str, folder: str) -> dict[str, str]:
+    """What a run was started from: its part, the name of the folder, a hash of its weights."""
+    path, digest = epath.Path(folder).expanduser(), hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(path.iterdir()):
+            if file.name == "config.json" or file.suffix == ".safetensors":
+                with file.open("rb") as f:
+                    while block := f.read(1 << 22):
+                        digest.update(block)
+    return {"kind": kind, "name": path.name, "sha256": digest.hexdigest()}
+
+
+def command_line() -> str:
+    """The command as a person would type it, without the paths of this machine's Python."""
+    arguments = [a if " " not in a else repr(a) for a in sys.argv[1:]]
+    return " ".join(["python", "-m", "mmjax.main", *arguments])
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the libraries that the numbers depend on."""
+    found = {"python": platform.python_version(), "mmjax": _version("mmjax")}
+    return found | {name: _version(name) for name in _LIBRARIES}
+
+
+def device() -> dict[str, Any]:
+    """What the run was computed on."""
+    first = jax.devices()[0]
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
+    return {
+        "kind": first.device_kind,
+        "count": jax.device_count(),
+        "processes": jax.process_count(),
+        "machine": f"{os.cpu_count()} {platform.machine()} cores, {memory:.0f} GiB",
+    }
+
+
+def _version(name: str) -> str:
+    if name == "mmjax":
+        import mmjax
+
+        return mmjax.__version__
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return "not installed"

@@ -1,0 +1,216 @@
+"""Checkpoints that are whole or absent: Orbax writes the arrays, a manifest makes them count.
+
+Orbax neither notices flipped bytes nor falls back to an older step, and takes any directory with a
+number as its name for a checkpoint. So a checkpoint here counts only when its manifest, written
+last, names every file with its size and SHA-256, and all of them agree.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import hashlib
+import json
+import logging
+from collections.abc import Collection, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from etils import epath
+
+from mmjax.errors import UserError
+from mmjax.parallel import distributed
+
+logger = logging.getLogger(__name__)
+
+_ARRAYS = "arrays"
+_HOST = "host.json"
+_MANIFEST = "manifest.json"
+
+
+class CheckpointStore:
+    """Numbered checkpoints in one folder, saved in the background.
+
+    A save returns once the arrays are copied from the device; `poll` raises at the next step if
+    an earlier one failed, so that a run never goes on without knowing.
+    """
+
+    def __init__(self, folder: epath.PathLike):
+        self._folder = epath.Path(folder)
+        self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
+        self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
+        self._pending: concurrent.futures.Future | None = None
+        if distributed.is_main():
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._remove_unfinished()
+        distributed.barrier(f"checkpoint store {self._folder.name}")
+
+    def save(self, step: int, tree: Any, host: dict[str, Any], keep: Collection[int] | int) -> None:
+        """Saves `tree` and the JSON values `host` as number `step`; waits for an earlier save.
+
+        Args:
+          keep: how many of the latest checkpoints stay, or exactly which others do; what goes is
+            removed once this one counts.
+
+        Raises:
+          UserError: this or the earlier save failed.
+        """
+        self.wait()
+        target = self._folder / str(step)
+        try:
+            if distributed.is_main() and target.exists():
+                target.rmtree()
+            distributed.barrier(f"checkpoint {step}")
+            self._orbax.save(target / _ARRAYS, args=ocp.args.StandardSave(tree))
+        except (OSError, ValueError) as error:
+            raise self._failed(step, error) from error
+        host = {"host": host, "tree": _signature(tree)}
+        self._pending = self._thread.submit(self._finish, step, host, keep)
+
+    def poll(self) -> None:
+        """Raises UserError if the save in the background has failed."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
+
+    def wait(self) -> None:
+        """Returns when no save is under way. Raises UserError if the last one failed."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def close(self) -> None:
+        """Waits, and frees threads."""
+        self.wait()
+        self._thread.shutdown()
+        self._orbax.close()
+
+    def latest(self) -> int | None:
+        """The newest checkpoint that is whole; None if there is none. Warns of broken ones."""
+        for step in sorted(self._steps(), reverse=True):
+            fault = self._fault(step)
+            if fault is None:
+                return step
+            logger.warning("checkpoint %s is not used: %s", self._folder / str(step), fault)
+        return None
+
+    def restore(self, step: int, target: Any) -> tuple[Any, dict[str, Any]]:
+        """The arrays and host values of checkpoint `step`.
+
+        Args:
+          target: tree of ShapeDtypeStruct with shardings; any mesh.
+
+        Raises:
+          UserError: a broken checkpoint, or one of another model (the first difference is named).
+        """
+        path = self._folder / str(step)
+        fault = self._fault(step)
+        if fault is not None:
+            raise UserError(f"checkpoint {path} cannot be used: {fault}.")
+        saved = json.loads((path / _HOST).read_text())
+        difference = _difference(saved["tree"], _signature(target))
+        if difference:
+            raise UserError(
+                f"checkpoint {path} is of another model: {difference}. Use the config it was made "
+                "with, or another --workdir."
+            )
+        tree = self._orbax.restore(path / _ARRAYS, args=ocp.args.StandardRestore(target))
+        return tree, saved["host"]
+
+    def host(self, step: int) -> dict[str, Any]:
+        """The host values of a checkpoint alone."""
+        return json.loads((self._folder / str(step) / _HOST).read_text())["host"]
+
+    def _finish(self, step: int, host: dict[str, Any], keep: Collection[int] | int) -> None:
+        """Runs in the background: the manifest, then the removal of what is not kept."""
+        try:
+            self._orbax.wait_until_finished()
+            if not distributed.is_main():
+                return
+            path = self._folder / str(step)
+            (path / _HOST).write_text(json.dumps(host))
+            (path / _MANIFEST).write_text(json.dumps(_digests(path)))
+            steps = sorted(self._steps())
+            kept = set(steps[-keep:]) if isinstance(keep, int) else {*keep, step}
+            for old in steps:
+                if old not in kept:
+                    (self._folder / str(old)).rmtree()
+        except (OSError, ValueError) as error:
+            raise self._failed(step, error) from error
+
+    def _failed(self, step: int, error: Exception) -> UserError:
+        self._remove_unfinished()
+        return UserError(
+            f"checkpoint {step} could not be saved in {self._folder}: {error}. The run stopped; "
+            "free space or mend the folder, and the same command continues from the checkpoint "
+            "before it."
+        )
+
+    def _steps(self) -> list[int]:
+        return [
+            int(p.name)
+            for p in self._folder.iterdir()
+            if p.name.isdigit() and (p / _MANIFEST).exists()
+        ]
+
+    def _remove_unfinished(self) -> None:
+        for path in self._folder.iterdir():
+            if path.is_dir() and not (path / _MANIFEST).exists():
+                path.rmtree()
+
+    def _fault(self, step: int) -> str | None:
+        path = self._folder / str(step)
+        try:
+            wanted = json.loads((path / _MANIFEST).read_text())
+            found = _digests(path)
+        except (OSError, ValueError) as error:
+            return f"its manifest cannot be read ({error})"
+        if wanted == found:
+            return None
+        names = sorted(k for k in {*wanted, *found} if wanted.get(k) != found.get(k))
+        return f"{names[0]} is missing or was changed since it was saved"
+
+
+def _digests(path: epath.Path) -> dict[str, list]:
+    """name -> [bytes, SHA-256] of every file below `path` but the manifest."""
+    found = {}
+    for file in _files(path):
+        name = str(file.relative_to(path))
+        if name != _MANIFEST:
+            digest, size = hashlib.sha256(), 0
+            with file.open("rb") as f:
+                while block := f.read(1 << 22):
+                    digest.update(block)
+                    size += len(block)
+            found[name] = [size, digest.hexdigest()]
+    return found
+
+
+def _files(path: epath.Path) -> Iterator[epath.Path]:
+    for child in sorted(path.iterdir()):
+        if child.is_dir():
+            yield from _files(child)
+        else:
+            yield child
+
+
+def _signature(tree: Any) -> dict[str, list]:
+    """path -> [shape, dtype] of every array: Orbax would cast another dtype silently."""
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): [
+            list(np.shape(leaf)),
+            str(np.dtype(leaf.dtype)),
+        ]
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+
+
+def _difference(saved: dict[str, list], wanted: dict[str, list]) -> str | None:
+    for name in sorted({*saved, *wanted}):
+        if saved.get(name) != wanted.get(name):
+            there, here = (
+                f"shape {tuple(x[name][0])} {x[name][1]}" if name in x else "absent"
+                for x in (saved, wanted)
+            )
+            return f"{name} is {there} in it and {here} in this config"
+    return None

@@ -1,0 +1,349 @@
+"""Configs: options are dataclasses, a config file fills them, and every mistake is named.
+
+Each part of mmjax declares its options once, as a frozen dataclass with defaults and types. A
+config file (`configs/*.py`) turns them into an `ml_collections.ConfigDict` with `section`, the
+command line overrides single keys, and `build` makes the dataclass again, checking names, types
+and choices, so that a mistyped key never trains a model with a default in its place.
+
+Keys are of two kinds. *Identity* keys say what is trained on what: another value in the same
+working directory is refused. *Operational* keys (cadence of logs, mesh, prefetch, length of the
+run) may change when a run continues; they are declared with `operational(default)`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeVar
+
+from ml_collections import ConfigDict, config_dict
+
+from mmjax.errors import UserError
+
+T = TypeVar("T")
+
+
+def operational(default: Any) -> Any:
+    """A dataclass field that may change when a run continues."""
+    return dataclasses.field(default=default, metadata={"operational": True})
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainOptions:
+    """How long, and in which batches. Give exactly one of the three totals.
+
+    Attributes:
+      global_batch_size: examples per step over all devices of all processes.
+      total_steps, total_epochs, total_examples: length of the run; 0 scores the first state.
+      max_skipped_steps: consecutive steps with a non-finite loss or gradient (each leaves the
+        state untouched) after which the run stops.
+    """
+
+    global_batch_size: int = 128
+    total_steps: int | None = operational(None)
+    total_epochs: float | None = operational(None)
+    total_examples: int | None = operational(None)
+    max_skipped_steps: int = operational(10)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalOptions:
+    """When the dev split is scored, which value is the best, and when to give up.
+
+    Attributes:
+      batch_size: examples per evaluation batch over all devices.
+      every_steps, every_epochs, every_examples: at most one; none: only at the end. The last
+        step is always evaluated.
+      metric: the dev value that chooses the best checkpoint.
+      higher_is_better: direction of `metric`.
+      patience: evaluations without a new best after which the run stops; None: never.
+      first: also evaluate before the first step.
+      test: score the best checkpoint on the test split when the run is over (one look).
+    """
+
+    batch_size: int = operational(128)
+    every_steps: int | None = operational(None)
+    every_epochs: float | None = operational(None)
+    every_examples: int | None = operational(None)
+    metric: str = "recall_sum"
+    higher_is_better: bool = True
+    patience: int | None = operational(None)
+    first: bool = operational(True)
+    test: bool = operational(True)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointOptions:
+    """Attributes:
+    every_steps, every_epochs, every_examples: at most one; none: once per evaluation.
+    keep: how many of the latest checkpoints stay (the best is kept apart from them).
+    """
+
+    every_steps: int | None = operational(None)
+    every_epochs: float | None = operational(None)
+    every_examples: int | None = operational(None)
+    keep: int = operational(2)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions:
+    """Where examples come from.
+
+    Attributes:
+      dataset: name of a builder, "photochat", "photochat/demo", "dialogue_folder".
+      data_dir: where prepared datasets and indexes are kept.
+      manual_dir: folder with the dataset's original files; None: the builder looks in
+        $MMJAX_DATA_DIR and then downloads.
+      max_skipped_fraction: share of records without a usable example above which a run stops.
+    """
+
+    dataset: str = "photochat"
+    data_dir: str = operational("data")
+    manual_dir: str | None = operational(None)
+    max_skipped_fraction: float = 0.1
+
+
+@dataclasses.dataclass(frozen=True)
+class LoaderOptions:
+    """How batches are made ready while the device computes; the batches do not depend on it.
+
+    Attributes:
+      threads: threads that featurize batches in this process.
+      prefetch: batches kept ready.
+      cached_examples: featurized examples kept in memory (text only; 0 switches it off).
+    """
+
+    threads: int = operational(2)
+    prefetch: int = operational(4)
+    cached_examples: int = operational(200_000)
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshOptions:
+    """Sizes of the mesh axes; one of them may be -1 and takes what is left."""
+
+    data: int = operational(-1)
+    fsdp: int = operational(1)
+    tensor: int = operational(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class ObserveOptions:
+    """What is written while training.
+
+    Attributes:
+      log_every_steps: steps between two lines of metrics.
+      tensorboard: write TensorBoard events through CLU (imports TensorFlow).
+      wandb_project: also log to this Weights & Biases project (needs `pip install wandb`).
+    """
+
+    log_every_steps: int = operational(20)
+    tensorboard: bool = operational(True)
+    wandb_project: str | None = operational(None)
+
+
+LOOP_SECTIONS: dict[str, type] = {
+    "data": DataOptions,
+    "loader": LoaderOptions,
+    "train": TrainOptions,
+    "eval": EvalOptions,
+    "checkpoint": CheckpointOptions,
+    "mesh": MeshOptions,
+    "observe": ObserveOptions,
+}
+
+
+def new_config(*, label: str, system: str, task_name: str, **sections: Any) -> ConfigDict:
+    """A config made of dataclass instances.
+
+    Args:
+      label: the row's name in tables, for instance "DE_label (MiniLM), CE".
+      system: a key of `mmjax.systems.SYSTEMS`.
+      task_name: a key of `mmjax.tasks.TASKS`.
+      **sections: the options of each part; those of `LOOP_SECTIONS` that the system reads and that
+        are not given come at their defaults.
+    """
+    config = ConfigDict({"label": label, "system": system, "task_name": task_name, "seed": 0})
+    needed = LOOP_SECTIONS if system == "network" else ("data", "eval")
+    for name in needed:
+        config[name] = section(LOOP_SECTIONS[name]())
+    for name, options in sections.items():
+        config[name] = section(options)
+    return config.lock()
+
+
+def section(options: Any) -> ConfigDict:
+    """The dataclass instance `options` as a ConfigDict; None keeps its type as a placeholder."""
+    values = ConfigDict()
+    hints = typing.get_type_hints(type(options))
+    for field in dataclasses.fields(options):
+        value = getattr(options, field.name)
+        if dataclasses.is_dataclass(value):
+            value = section(value)
+        elif isinstance(value, tuple | list):
+            value = tuple(value)
+        elif value is None:
+            value = config_dict.placeholder(_plain_types(hints[field.name])[0])
+        values[field.name] = value
+    return values
+
+
+def build(cls: type[T], values: Mapping[str, Any], path: str) -> T:
+    """The dataclass `cls` from a section of the config.
+
+    Args:
+      path: where the section stands, for messages ("train").
+
+    Raises:
+      UserError: an unknown key (with the closest known one), a wrong type or choice.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}
+    hints = typing.get_type_hints(cls)
+    known = {}
+    for key, value in values.items():
+        if key not in fields:
+            raise UserError(f"config.{path}.{key} does not exist{suggestion(key, fields)}.")
+        known[key] = _checked(value, hints[key], f"{path}.{key}")
+    return cls(**known)
+
+
+def build_sections(config: Mapping[str, Any], sections: Mapping[str, type]) -> dict[str, Any]:
+    """All sections of a config as dataclasses; a section that is not known is a UserError."""
+    scalars = ("label", "system", "task_name", "seed")
+    for name in config:
+        if name not in sections and name not in scalars:
+            near = suggestion(name, [*sections, *scalars])
+            raise UserError(f"config.{name} does not exist{near}.")
+    return {name: build(cls, config.get(name, {}), name) for name, cls in sections.items()}
+
+
+def parse_variant(text: str | None, /, **defaults: Any) -> types.SimpleNamespace:
+    """What stands after the colon of `--config=FILE:model=bm25,demo`, over `defaults`.
+
+    A bare word is a switch. Values take the type of their default.
+    """
+    values = dict(defaults)
+    for part in filter(None, (text or "").split(",")):
+        key, equals, value = part.partition("=")
+        key = key.strip()
+        if key not in defaults:
+            raise UserError(
+                f"variant {key!r} of the config does not exist{suggestion(key, defaults)}."
+            )
+        default = defaults[key]
+        if isinstance(default, bool):
+            if value.lower() not in ("", "true", "false", "1", "0"):
+                raise UserError(f"variant {key} is a switch: true or false, not {value!r}.")
+            values[key] = value.lower() in ("", "true", "1")
+        elif not equals:
+            raise UserError(f"variant {key} needs a value: {key}=...")
+        else:
+            kind = str if default is None else type(default)
+            try:
+                values[key] = kind(value)
+            except ValueError:
+                raise UserError(
+                    f"variant {key}={value!r} is not of type {kind.__name__}."
+                ) from None
+    return types.SimpleNamespace(**values)
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """Text that names the closest known word, or all of them: ' (did you mean "x"?)'."""
+    known = sorted(known)
+    close = difflib.get_close_matches(word, known, n=1)
+    return f' (did you mean "{close[0]}"?)' if close else f" (there are: {', '.join(known)})"
+
+
+def duration(
+    options: Any, name: str, *, batch_size: int, examples_per_epoch: int, path: str
+) -> int | None:
+    """Steps given by `{name}_steps`, `{name}_epochs` or `{name}_examples`; None if none is set.
+
+    Raises:
+      UserError: when two are set, or one is not positive.
+    """
+    given = {
+        unit: getattr(options, f"{name}_{unit}")
+        for unit in ("steps", "epochs", "examples")
+        if getattr(options, f"{name}_{unit}") is not None
+    }
+    if not given:
+        return None
+    if len(given) > 1:
+        keys = " and ".join(f"config.{path}.{name}_{unit}" for unit in given)
+        raise UserError(f"{keys} are both set: give one (set the other to None).")
+    ((unit, value),) = given.items()
+    if value < 0 or (value == 0 and name != "total"):
+        raise UserError(f"config.{path}.{name}_{unit} is {value}: it must be positive.")
+    examples = {"steps": value * batch_size, "epochs": value * examples_per_epoch}.get(unit, value)
+    return max(1, round(examples / batch_size)) if value else 0
+
+
+def to_dict(config: ConfigDict) -> dict[str, Any]:
+    """Plain nested dict of JSON values."""
+    return json.loads(json.dumps(config.to_dict(preserve_field_references=False)))
+
+
+def identity(config: Mapping[str, Any], sections: Mapping[str, type]) -> dict[str, Any]:
+    """Flat `section.key -> value` of what a run is, without its operational keys.
+
+    Args:
+      config: as `to_dict` gives it.
+      sections: the dataclass of each section, from which the kinds of the keys are known.
+    """
+    flat = {}
+    for name, value in config.items():
+        if name not in sections:
+            if name not in ("label",):
+                flat[name] = value
+            continue
+        kinds = {f.name: f.metadata.get("operational") for f in dataclasses.fields(sections[name])}
+        flat.update({f"{name}.{k}": v for k, v in value.items() if not kinds.get(k)})
+    return flat
+
+
+def _plain_types(hint: Any) -> tuple[type, ...]:
+    """The types a hint allows, without None: `int | None` -> (int,)."""
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return tuple(
+            t for arg in typing.get_args(hint) if arg is not type(None) for t in _plain_types(arg)
+        )
+    if typing.get_origin(hint) is Literal:
+        return (str,)
+    return (typing.get_origin(hint) or hint,)
+
+
+def _checked(value: Any, hint: Any, path: str) -> Any:
+    optional = type(None) in typing.get_args(hint)
+    if value is None:
+        if optional:
+            return None
+        raise UserError(f"config.{path} must have a value.")
+    choices = _choices(hint)
+    if choices and value not in choices:
+        near = suggestion(str(value), map(str, choices))
+        raise UserError(f"config.{path}={value!r} is not a choice{near}.")
+    allowed = _plain_types(hint)
+    if dataclasses.is_dataclass(allowed[0]):
+        return build(allowed[0], value, path)
+    if float in allowed and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if tuple in allowed and isinstance(value, list):
+        return tuple(value)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
+        names = " or ".join(t.__name__ for t in allowed)
+        raise UserError(f"config.{path}={value!r} is of type {type(value).__name__}, not {names}.")
+    return value
+
+
+def _choices(hint: Any) -> tuple:
+    if typing.get_origin(hint) is Literal:
+        return typing.get_args(hint)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        return tuple(c for arg in typing.get_args(hint) for c in _choices(arg))
+    return ()

@@ -1,0 +1,61 @@
+"""How dialogues become examples: the part of a task that the data pipeline works with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from mmjax.data.featurize import Ragged
+from mmjax.data.schema import Dialogue
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+    """One training or evaluation example within a dialogue, as the index keeps it.
+
+    Attributes:
+      sub: which one of its dialogue; given back to `featurize`.
+      lengths: length of each ragged feature, so that a batch's padded shape is known to every
+        process before anything is featurized.
+      keys: names of what must not count as a negative or be embedded twice, as strings
+        ("photo": its id); the index turns them into numbers.
+    """
+
+    sub: int
+    lengths: Mapping[str, int]
+    keys: Mapping[str, str]
+
+
+class SkipRecord(Exception):  # noqa: N818 - it is an answer, not an error
+    """Raised by `Featurizer.examples`: the record is valid but holds nothing for the task.
+
+    The message is the reason, counted and reported; too many of them stop the run
+    (`config.data.max_skipped_fraction`).
+    """
+
+
+class Featurizer(Protocol):
+    """What the data pipeline asks of a task.
+
+    Attributes:
+      ragged: for each feature of varying length, how it is padded.
+      key_names: order of the columns of `batch["keys"]`.
+      deterministic: whether `featurize` ignores `rng`, so that its result may be kept.
+      identity: JSON values that, with a source's fingerprint, determine its examples.
+    """
+
+    ragged: Mapping[str, Ragged]
+    key_names: Sequence[str]
+    deterministic: bool
+    identity: Mapping[str, Any]
+
+    def examples(self, dialogue: Dialogue) -> Iterable[Example]:
+        """The dialogue's examples. Raises SkipRecord."""
+
+    def featurize(
+        self, dialogue: Dialogue, sub: int, rng: np.random.Generator
+    ) -> Mapping[str, np.ndarray]:
+        """One example as numpy arrays: ragged features 1-D, others of one fixed shape."""

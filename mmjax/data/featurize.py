@@ -1,0 +1,80 @@
+"""From one example's features to a padded batch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Ragged:
+    """A feature of varying length, padded to the smallest bucket that holds a global batch.
+
+    Few buckets keep the number of compiled programs small; the last one is the longest length
+    there is.
+
+    Attributes:
+      pad: value of the padding.
+      buckets: increasing lengths.
+    """
+
+    pad: int
+    buckets: tuple[int, ...]
+
+    def padded_length(self, longest: int) -> int:
+        """The bucket for a global batch whose longest example has `longest` elements."""
+        for bucket in self.buckets:
+            if longest <= bucket:
+                return bucket
+        raise ValueError(f"{longest} elements do not fit the longest bucket {self.buckets[-1]}")
+
+
+def buckets_up_to(max_length: int) -> tuple[int, ...]:
+    """16, 32, 64, 128, ... and `max_length` itself."""
+    lengths = [16]
+    while lengths[-1] < max_length:
+        lengths.append(2 * lengths[-1])
+    return (*(n for n in lengths if n < max_length), max_length)
+
+
+def collate(
+    features: Sequence[Mapping[str, np.ndarray] | None],
+    like: Mapping[str, np.ndarray],
+    ragged: Mapping[str, Ragged],
+    padded: Mapping[str, int],
+) -> dict[str, Any]:
+    """Stacks the features of some rows; a None row (padding of the batch) becomes zeros.
+
+    Args:
+      features: one mapping per row.
+      like: features of any example, for types and fixed shapes.
+      ragged: which features vary in length.
+      padded: length of each ragged feature in this global batch.
+
+    Returns:
+      For a ragged feature {"ids": [rows, length], "mask": bool [rows, length]}, for others
+      [rows, ...].
+    """
+    batch: dict[str, Any] = {}
+    for name, value in like.items():
+        values = [None if f is None else f[name] for f in features]
+        if name not in ragged:
+            batch[name] = np.stack([np.zeros_like(value) if v is None else v for v in values])
+            continue
+        ids = np.full((len(values), padded[name]), ragged[name].pad, value.dtype)
+        mask = np.zeros(ids.shape, bool)
+        for row, v in enumerate(values):
+            if v is not None:
+                ids[row, : len(v)] = v
+                mask[row, : len(v)] = True
+        batch[name] = {"ids": ids, "mask": mask}
+    return batch
+
+
+def example_rng(seed: int, source: int, example: int, epoch: int) -> np.random.Generator:
+    """Random draws of one example: the same wherever and whenever it is featurized."""
+    key = np.random.SeedSequence([seed % (1 << 63), source, example, epoch])
+    return np.random.Generator(np.random.Philox(key))

@@ -1,0 +1,184 @@
+"""Which examples make up global batch number k: pure functions of (seed, k), nothing else.
+
+Shuffling and mixing live here. A batch is found by its number in constant time, so a run that
+continues at step k, on any number of processes, sees exactly the examples it would have seen.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class PlannedBatch:
+    """Rows of one global batch.
+
+    Attributes:
+      source: int32 [B], which of the plan's sources.
+      example: int64 [B], number of the example in that source's index; -1 is padding.
+      epoch: int64 [B], how often that source has been passed before; random draws of an example
+        are folded from (seed, epoch, example).
+    """
+
+    source: np.ndarray
+    example: np.ndarray
+    epoch: np.ndarray
+
+    def rows(self, rows: np.ndarray) -> PlannedBatch:
+        """The given rows, as one process reads them."""
+        return PlannedBatch(self.source[rows], self.example[rows], self.epoch[rows])
+
+
+# A mixture repeats a shuffled pattern of this many positions, in which each source has its share
+# to the nearest position: proportions are exact over every pattern, not only in expectation.
+_PATTERN = 1024
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainPlan:
+    """An endless shuffled stream over one or several sources.
+
+    Each source is shuffled anew in each of its epochs. A batch may span two epochs, so no
+    example is dropped.
+
+    Attributes:
+      sizes: examples in each source.
+      batch_size: rows of a global batch.
+      seed: of the shuffles.
+      weights: share of each source in the stream; None: the sources are shuffled as one.
+    """
+
+    sizes: Sequence[int]
+    batch_size: int
+    seed: int
+    weights: Sequence[float] | None = None
+
+    def __post_init__(self):
+        if not self.sizes or min(self.sizes) < 1:
+            raise ValueError(f"every source needs an example, sizes are {list(self.sizes)}")
+        if self.weights is not None and self._shares().min() < 1:
+            raise ValueError(f"a weight is below 1/{_PATTERN} of the sum: {list(self.weights)}")
+
+    def batch(self, k: int) -> PlannedBatch:
+        """Global batch number `k` (0 or more)."""
+        position = np.arange(k * self.batch_size, (k + 1) * self.batch_size, dtype=np.uint64)
+        if self.weights is None:
+            first = np.cumsum([0, *self.sizes])
+            epoch, within = self._pass_over(position, int(first[-1]), key=-2)
+            source = np.searchsorted(first, within, side="right") - 1
+            return PlannedBatch(source.astype(np.int32), within - first[source], epoch)
+        source, turn = self._interleave(position)
+        example = np.empty(self.batch_size, np.int64)
+        epoch = np.empty(self.batch_size, np.int64)
+        for s, size in enumerate(self.sizes):
+            mine = source == s
+            epoch[mine], example[mine] = self._pass_over(turn[mine], size, key=s)
+        return PlannedBatch(source, example, epoch)
+
+    def _pass_over(self, turn: np.ndarray, size: int, key: int) -> tuple[np.ndarray, np.ndarray]:
+        """Epoch and shuffled example of the turns of one source."""
+        epoch, within = (part.astype(np.int64) for part in np.divmod(turn, np.uint64(size)))
+        example = np.empty(len(turn), np.int64)
+        for e in np.unique(epoch):
+            rows = epoch == e
+            example[rows] = shuffled_index(within[rows], size, (self.seed, key, int(e)))
+        return epoch, example
+
+    def _shares(self) -> np.ndarray:
+        """Positions of each source in the pattern, by the largest remainder."""
+        weights = np.asarray(self.weights, np.float64)
+        ideal = weights / weights.sum() * _PATTERN
+        count = np.floor(ideal).astype(np.int64)
+        for s in np.argsort(count - ideal, kind="stable")[: _PATTERN - count.sum()]:
+            count[s] += 1
+        return count
+
+    def _interleave(self, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Source of each position of the stream, and how often that source came before it."""
+        count = self._shares()
+        slots = np.repeat(np.arange(len(count), dtype=np.int32), count)
+        order = shuffled_index(np.arange(_PATTERN, dtype=np.uint64), _PATTERN, (self.seed, -1))
+        pattern = slots[order]
+        before = np.zeros(_PATTERN, np.int64)
+        for s in range(len(count)):
+            before[pattern == s] = np.arange(count[s])
+        lap, slot = np.divmod(position, np.uint64(_PATTERN))
+        source = pattern[slot]
+        return source, (lap.astype(np.int64) * count[source] + before[slot]).astype(np.uint64)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalPlan:
+    """Every example once, in `order`, the last batch padded with -1.
+
+    Attributes:
+      order: int64 [N], numbers of examples (sorted by length they need less padding).
+      batch_size: rows of a global batch.
+    """
+
+    order: np.ndarray
+    batch_size: int
+
+    def __len__(self) -> int:
+        """Number of batches, the same on every process."""
+        return -(-len(self.order) // self.batch_size)
+
+    def batch(self, k: int) -> PlannedBatch:
+        """Global batch number `k` of `len(self)`."""
+        example = np.full(self.batch_size, -1, np.int64)
+        part = self.order[k * self.batch_size : (k + 1) * self.batch_size]
+        example[: len(part)] = part
+        zeros = np.zeros(self.batch_size, np.int64)
+        return PlannedBatch(zeros.astype(np.int32), example, zeros)
+
+
+def shuffled_index(index: np.ndarray, size: int, key: tuple[int, ...]) -> np.ndarray:
+    """Images of `index` under a pseudo-random permutation of range(size) chosen by `key`.
+
+    A balanced Feistel network over the smallest even number of bits that holds `size`; values
+    that fall outside are sent through it again until they are inside (cycle walking), which keeps
+    it a permutation. Costs the same for any index, needs no table, and does not depend on the
+    version of a library.
+
+    Args:
+      index: uint64 array with values in [0, size).
+      size: 1 or more.
+      key: integers.
+
+    Returns:
+      int64 array.
+    """
+    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
+    low = np.uint64((1 << int(half)) - 1)
+    round_keys = _round_keys(key)
+    value = np.asarray(index, np.uint64).copy()
+    todo = np.ones(value.shape, bool)
+    while todo.any():
+        left, right = value[todo] >> half, value[todo] & low
+        for round_key in round_keys:
+            left, right = right, left ^ (_mix(right + round_key) & low)
+        value[todo] = (left << half) | right
+        todo &= value >= np.uint64(size)
+    return value.astype(np.int64)
+
+
+_ROUNDS = 8
+
+
+def _round_keys(key: tuple[int, ...]) -> np.ndarray:
+    state = np.zeros(1, np.uint64)  # an array: scalars would warn when they wrap around
+    for part in key:
+        state = _mix(state + np.uint64(part % (1 << 64)))
+    return _mix(state + np.arange(1, _ROUNDS + 1, dtype=np.uint64))
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The finaliser of SplitMix64 (Steele et al., 2014), on uint64 with wrap-around."""
+    with np.errstate(over="ignore"):
+        x = x + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))

@@ -1,0 +1,41 @@
+"""A split of the config's dataset as a task sees it."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from mmjax.config import DataOptions
+from mmjax.data.examples import Featurizer
+from mmjax.data.index import ExampleIndex, open_index
+from mmjax.data.sources import Source, open_dataset
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """Records, and the examples that a task finds in them."""
+
+    source: Source
+    index: ExampleIndex
+
+    def ids(self) -> list[str]:
+        """Id of each example's dialogue."""
+        return [self.source[int(record)].id for record in self.index.record]
+
+
+def open_source(options: DataOptions, split: str) -> Source:
+    """The records of a split, prepared first where they are not."""
+    return open_dataset(
+        options.dataset, split, data_dir=options.data_dir, manual_dir=options.manual_dir
+    )
+
+
+def open_split(task: Featurizer, options: DataOptions, split: str) -> Split:
+    """Records and index of a split."""
+    source = open_source(options, split)
+    index = open_index(
+        task,
+        source,
+        cache_dir=options.data_dir,
+        max_skipped_fraction=options.max_skipped_fraction,
+    )
+    return Split(source, index)

@@ -1,0 +1,183 @@
+"""The command line: `python -m mmjax.main --config=configs/retrieval.py[:variant] ...`
+
+Exit codes: 0 done; 1 a bug in mmjax (with a traceback); 2 bad input (with one sentence); 75 the
+run was asked to stop and has saved its state: the same command continues it.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import app, flags
+from absl import logging as absl_logging
+from ml_collections import config_flags
+
+from mmjax.errors import UserError
+
+MODES = ("train", "eval", "predict")
+EXIT_BUG, EXIT_USER_ERROR, EXIT_PREEMPTED = 1, 2, 75
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file, with a variant after a colon: configs/retrieval.py:model=bm25"
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Where the run lives (local or gs://). Default: runs/<config>-<variant>."
+)
+_MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
+_SPLIT = flags.DEFINE_enum("split", "dev", ("train", "dev", "test"), "For eval and predict.")
+_TOP = flags.DEFINE_integer("top", 10, "Candidates per answer, for predict.", lower_bound=1)
+_DISTRIBUTED = flags.DEFINE_string(
+    "distributed", "auto", "auto, on or off: connect to the other processes of this run."
+)
+
+
+def run() -> None:
+    """Entry point of the console script and of `python -m mmjax.main`."""
+    app.run(lambda argv: sys.exit(_guarded(main, argv)), flags_parser=_parse)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Does what the flags say; returns the exit code."""
+    if len(argv) > 1:
+        raise UserError(f"unexpected argument {argv[1]!r}: options are written --name=value.")
+    if _CONFIG.value is None:
+        raise UserError("--config=FILE is missing, such as --config=configs/retrieval.py:demo.")
+    _start_log()
+    # Imported late: a mistyped flag is answered at once.
+    from mmjax import config as config_lib
+    from mmjax import trainer
+    from mmjax.artifacts import WorkDir
+    from mmjax.parallel import distributed
+    from mmjax.systems import make_system
+
+    distributed.start(_DISTRIBUTED.value)
+    config = config_lib.to_dict(_CONFIG.value)
+    system = make_system(config)
+    workdir = WorkDir(_WORKDIR.value or _default_workdir())
+    if _MODE.value == "train":
+        with workdir.locked():
+            if distributed.is_main():
+                workdir.claim(config, system.identity())
+            distributed.barrier("working directory")
+            try:
+                system.train(workdir)
+            except trainer.Preempted as stop:
+                print(f"mmjax: {stop}; the same command continues.", file=sys.stderr)
+                return EXIT_PREEMPTED
+            _print_result(workdir)
+    elif _MODE.value == "eval":
+        if _SPLIT.value == "test" and distributed.is_main():
+            looks = workdir.look_at_test("--mode=eval")
+            logging.getLogger(__name__).info(
+                "look number %d at a test split from this working directory", looks
+            )
+        evaluation = system.evaluate(workdir, _SPLIT.value)
+        for name, value in evaluation.metrics.items():
+            print(f"{_SPLIT.value}/{name}  {value:.2f}")
+    else:
+        if _SPLIT.value == "test" and distributed.is_main():
+            workdir.look_at_test("--mode=predict")
+        answers = system.predict(workdir, _SPLIT.value, _TOP.value)
+        path = workdir.path / "predictions" / f"{_SPLIT.value}.jsonl"
+        if distributed.is_main():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lines = (json.dumps(answer, ensure_ascii=False) for answer in answers)
+            path.write_text("".join(f"{line}\n" for line in lines))
+            print(f"{len(answers)} answers in {path}")
+    return 0
+
+
+def _parse(argv: Sequence[str]) -> list[str]:
+    """Parses flags and loads the config; what is wrong with them is one sentence."""
+    parsed: list[str] = []
+    code = _guarded(lambda a: parsed.extend(_parse_flags(a)) or 0, argv)
+    if code:
+        sys.exit(code)
+    return parsed
+
+
+def _parse_flags(argv: Sequence[str]) -> list[str]:
+    try:
+        rest = flags.FLAGS(list(argv))
+    except (KeyError, AttributeError) as error:
+        raise UserError(_unknown_key(argv, error)) from error
+    except (flags.Error, TypeError, ValueError, OSError) as error:
+        last = str(error).strip().splitlines()[-1]
+        raise UserError(f"the command line or the config file is wrong: {last}.") from error
+    file = Path(_config_argument(argv).partition(":")[0])
+    if _CONFIG.present and not file.is_file():
+        raise UserError(f"--config={file}: there is no such file.")
+    return rest
+
+
+def _unknown_key(argv: Sequence[str], error: Exception) -> str:
+    """Names the override that does not exist, and the closest key that does."""
+    from mmjax.config import suggestion
+
+    config = flags.FLAGS["config"].parser.parse(_config_argument(argv))
+    for override in (a for a in argv if a.lstrip("-").startswith("config.")):
+        section, path = config, override.lstrip("-").partition("=")[0].split(".")
+        for depth, name in enumerate(path[1:], start=1):
+            if name not in section:
+                return f"{'.'.join(path[: depth + 1])} does not exist{suggestion(name, section)}."
+            section = section[name]
+    return f"the config file is wrong: {error}."
+
+
+def _guarded(function, argv: Sequence[str]) -> int:
+    try:
+        return function(argv)
+    except UserError as error:
+        print(f"mmjax: {error}", file=sys.stderr)
+        return EXIT_USER_ERROR
+
+
+def _config_argument(argv: Sequence[str]) -> str:
+    """What the command line says after --config=."""
+    arguments = " ".join(argv).replace("--config ", "--config=").split()
+    found = (a.partition("=")[2] for a in arguments if a.lstrip("-").startswith("config="))
+    return next(found, "")
+
+
+def _default_workdir() -> str:
+    """runs/<config>-<variant>, a path in the variant shortened to its last part."""
+    file, _, variant = _config_argument(sys.argv).partition(":")
+    parts = [Path(file).stem]
+    for item in filter(None, variant.split(",")):
+        key, equals, choice = item.partition("=")
+        parts.append(f"{key}_{Path(choice).name}" if equals else key)
+    return str(Path("runs") / "-".join(parts))
+
+
+def _start_log() -> None:
+    """What mmjax says goes to the terminal; of the libraries, only warnings do."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    absl_logging.set_verbosity(absl_logging.WARNING)
+    warnings.filterwarnings("ignore", category=DeprecationWarning)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    logger = logging.getLogger("mmjax")
+    logger.setLevel(logging.INFO)
+    logger.addHandler(handler)
+    logger.propagate = False
+
+
+def _print_result(workdir) -> None:
+    path = workdir.path / "result.json"
+    if not path.exists():
+        return
+    result = json.loads(path.read_text())
+    for split, metrics in result["metrics"].items():
+        shown = "  ".join(f"{k} {v:.2f}" for k, v in metrics.items())
+        print(f"{split}:  {shown}")
+    print(f"results in {path}")
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,49 @@
+"""Transformers by name: each is a choice of parts and sizes."""
+
+from __future__ import annotations
+
+from mmjax.models.attention import SelfAttention
+from mmjax.models.layers import FeedForward, LayerNorm, LearnedPositions
+from mmjax.models.transformer import TransformerConfig
+
+
+def bert(
+    *,
+    layers: int,
+    width: int,
+    heads: int,
+    feed_forward: int,
+    vocab_size: int = 30522,
+    max_positions: int = 512,
+    segments: int = 2,
+    activation: str = "gelu",
+    epsilon: float = 1e-12,
+    dropout: float = 0.1,
+    attention_dropout: float = 0.1,
+) -> TransformerConfig:
+    """BERT's encoder (Devlin et al. 2019) at any size.
+
+    Raises ValueError when the width does not divide among the heads.
+    """
+    if width % heads:
+        raise ValueError(f"width {width} does not divide among {heads} heads")
+    return TransformerConfig(
+        vocab_size=vocab_size,
+        width=width,
+        layers=layers,
+        norm=LayerNorm(epsilon),
+        position=LearnedPositions(max_positions),
+        attention=SelfAttention(heads, width // heads, attention_dropout),
+        feed_forward=FeedForward(feed_forward, activation),
+        segments=segments,
+        dropout=dropout,
+    )
+
+
+PRESETS: dict[str, TransformerConfig] = {
+    # Turc et al. 2019; the label encoder of PhotoChat's dual encoder.
+    "bert-tiny": bert(layers=2, width=128, heads=2, feed_forward=512),
+    "bert-base": bert(layers=12, width=768, heads=12, feed_forward=3072),
+    # Wang et al. 2020, every second layer kept: what all-MiniLM-L6-v2 was trained from.
+    "minilm-l6": bert(layers=6, width=384, heads=12, feed_forward=1536),
+}

@@ -1,0 +1,216 @@
+"""From a pretrained folder to the parameters of one Transformer, on any mesh.
+
+A parameter is read when its turn comes, and of it only the slices that this process's devices
+hold; so a model larger than the host's memory loads, and no file is read as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+
+from mmjax.errors import UserError
+from mmjax.models.transformer import VOCAB_MULTIPLE, TransformerConfig
+from mmjax.pretrained.bert import BERT
+from mmjax.pretrained.family import Entry, Family
+from mmjax.pretrained.folder import PretrainedFolder, Tensors
+
+FAMILIES: dict[str, Family] = {"bert": BERT}
+
+SHOWN = 8  # names per line of a report; a folder with another head leaves over hundreds
+
+
+@dataclass
+class LoadReport:
+    """What a load did: our parameters that were loaded or are still to be initialised (missing
+    in the folder), and the folder's tensors that nothing asked for."""
+
+    loaded: list[str] = field(default_factory=list)
+    initialised: list[str] = field(default_factory=list)
+    left_over: list[str] = field(default_factory=list)
+
+    def __str__(self) -> str:
+        rows = (
+            ("loaded", self.loaded, False),
+            ("initialised", self.initialised, True),
+            ("left over", self.left_over, True),
+        )
+        return "\n".join(_row(title, names, show) for title, names, show in rows)
+
+
+def transformer_config(folder: PretrainedFolder) -> TransformerConfig:
+    """The transformer that the folder's config.json describes.
+
+    Raises UserError for an unknown `model_type`, or a key that is missing or does not fit.
+    """
+    file = folder.path / "config.json"
+    try:
+        return _family(folder).config(folder.config)
+    except KeyError as e:
+        raise UserError(
+            f"{file} has no key {e.args[0]!r}. Copy the config.json that belongs to the weights."
+        ) from e
+    except (TypeError, ValueError) as e:
+        raise UserError(f"{file} describes no model: {e}. Correct it or copy it again.") from e
+
+
+def load_transformer(
+    folder: PretrainedFolder, target: Mapping[str, Any]
+) -> tuple[dict[str, Any], LoadReport]:
+    """The folder's weights as the parameters of one Transformer.
+
+    Args:
+        folder: what `load_folder` gave.
+        target: tree of jax.ShapeDtypeStruct, the transformer's subtree under "params"; where one
+            has a sharding its array is made with it, each process reading its own slices only.
+
+    Returns:
+        The tree of jax.Arrays in the target's dtypes, None where the folder has no weights, and
+        the report. Rows of the vocabulary beyond the folder's are zero.
+
+    Raises UserError, naming the parameter, when a shape does not fit, when the folder has another
+    number of layers, and when it holds none of the parameters.
+    """
+    family = _family(folder)
+    tensors = folder.tensors
+    names = {c: n for n in tensors.names() if (c := family.canonical(n)) is not None}
+    entries = {entry.path: entry for entry in family.entries}
+    report = LoadReport()
+    used: set[str] = set()
+
+    def load(path: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> jax.Array | None:
+        key = "/".join(p.key for p in path)
+        sources = _sources(folder, entries[key], names, leaf) if key in entries else []
+        if not sources:
+            report.initialised.append(key)
+            return None
+        used.update(sources)
+        array = _read(tensors, entries[key], sources, leaf)
+        report.loaded.append(key)
+        return array
+
+    params = jax.tree_util.tree_map_with_path(load, dict(target))
+    report.left_over = sorted(set(names.values()) - used)
+    if not report.loaded:
+        raise UserError(
+            f"{folder.path} holds none of the model's parameters; its tensors have names such as "
+            f"{', '.join(tensors.names()[:3])}. Is the model_type in config.json right?"
+        )
+    return params, report
+
+
+def _family(folder: PretrainedFolder) -> Family:
+    model_type = folder.config.get("model_type")
+    if model_type not in FAMILIES:
+        raise UserError(
+            f"{folder.path / 'config.json'}: model_type is {model_type!r}; supported: "
+            f"{', '.join(FAMILIES)}."
+        )
+    return FAMILIES[model_type]
+
+
+def _sources(
+    folder: PretrainedFolder, entry: Entry, names: dict[str, str], leaf: jax.ShapeDtypeStruct
+) -> list[str]:
+    """The folder's tensors that make up the parameter (one per layer), their shapes checked."""
+    n = leaf.shape[0] if entry.stacked else 1
+    wanted = [entry.name.format(layer=i) for i in range(n)]
+    found = [name for name in wanted if name in names]
+    more = entry.stacked and entry.name.format(layer=n) in names
+    if found and (len(found) < n or more):
+        count = f"more than {n}" if more else f"{len(found)} of {n}"
+        raise UserError(
+            f"{folder.path} has {count} layers of {entry.path} ({entry.name}). Build the model "
+            "with the number of layers that the folder has, or name a complete folder."
+        )
+    sizes = dict(zip(entry.ours, leaf.shape[entry.stacked :], strict=True))
+    expected = tuple(int(np.prod([sizes[a] for a in group])) for group in entry.theirs)
+    for name in found:
+        shape = folder.tensors.shape(names[name])
+        if not _fits(entry, shape, expected):
+            raise UserError(
+                f"{folder.path}: {names[name]} has shape {shape}, but {entry.path} needs "
+                f"{expected}. Build the model from this folder's config.json."
+            )
+    return [names[name] for name in found]
+
+
+def _fits(entry: Entry, shape: tuple[int, ...], expected: tuple[int, ...]) -> bool:
+    if len(shape) != len(expected):
+        return False
+    return all(
+        0 <= want - have < VOCAB_MULTIPLE if group == ["vocab"] else want == have
+        for group, have, want in zip(entry.theirs, shape, expected, strict=True)
+    )
+
+
+def _read(
+    tensors: Tensors, entry: Entry, sources: list[str], leaf: jax.ShapeDtypeStruct
+) -> jax.Array:
+    cache: dict[tuple[tuple[int, int], ...], np.ndarray] = {}
+
+    def part(index: tuple[slice, ...]) -> np.ndarray:
+        # Devices that hold the same slice share one read.
+        bounds = tuple(s.indices(n)[:2] for s, n in zip(index, leaf.shape, strict=True))
+        if bounds not in cache:
+            cache[bounds] = _read_part(tensors, entry, sources, leaf, bounds)
+        return cache[bounds]
+
+    if leaf.sharding is None:
+        return jax.numpy.asarray(part((slice(None),) * len(leaf.shape)))
+    return jax.make_array_from_callback(leaf.shape, leaf.sharding, part)
+
+
+def _read_part(
+    tensors: Tensors,
+    entry: Entry,
+    sources: list[str],
+    leaf: jax.ShapeDtypeStruct,
+    bounds: tuple[tuple[int, int], ...],
+) -> np.ndarray:
+    """The part of the parameter within `bounds` (start and stop per axis)."""
+    part = np.zeros([stop - start for start, stop in bounds], leaf.dtype)
+    if not entry.stacked:
+        _fill(part, tensors, entry, sources[0], leaf.shape, bounds)
+        return part
+    first, last = bounds[0]
+    for i, name in enumerate(sources[first:last]):
+        _fill(part[i], tensors, entry, name, leaf.shape[1:], bounds[1:])
+    return part
+
+
+def _fill(
+    part: np.ndarray,
+    tensors: Tensors,
+    entry: Entry,
+    name: str,
+    shape: tuple[int, ...],
+    bounds: tuple[tuple[int, int], ...],
+) -> None:
+    """Writes into `part` what the tensor holds of it."""
+    size = dict(zip(entry.ours, shape, strict=True))
+    bound = dict(zip(entry.ours, bounds, strict=True))
+    index, split, inner = [], [], []
+    for group, length in zip(entry.theirs, tensors.shape(name), strict=True):
+        # Of merged axes the first is cut as asked, so the rows read are contiguous; the others
+        # are read whole and cut afterwards.
+        block = int(np.prod([size[axis] for axis in group[1:]]))
+        start, stop = bound[group[0]]
+        start, stop = min(start * block, length), min(stop * block, length)
+        index.append(slice(start, stop))
+        split += [(stop - start) // block, *(size[axis] for axis in group[1:])]
+        inner += [slice(None), *(slice(*bound[axis]) for axis in group[1:])]
+    axes = [axis for group in entry.theirs for axis in group]
+    data = tensors.read(name, tuple(index)).reshape(split)[tuple(inner)]
+    data = data.transpose([axes.index(axis) for axis in entry.ours])
+    part[tuple(slice(0, n) for n in data.shape)] = data
+
+
+def _row(title: str, names: list[str], show: bool) -> str:
+    listed = ", ".join(names[:SHOWN]) if show else ""
+    more = f", and {len(names) - SHOWN} more" if show and len(names) > SHOWN else ""
+    return f"{title:<12} {len(names):>4}  {listed}{more}".rstrip()

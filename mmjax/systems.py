@@ -1,0 +1,338 @@
+"""A system is what a config describes: fitted on a dataset, scored, asked for predictions.
+
+A trained network is one kind; BM25 and other methods without gradients are others. Every row of
+every table is one command, whichever kind it is.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import logging
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from mmjax import config as config_lib
+from mmjax import train_state, trainer
+from mmjax.artifacts import WorkDir, parent
+from mmjax.checkpoint.store import CheckpointStore
+from mmjax.data.loader import Loader
+from mmjax.data.plan import EvalPlan, TrainPlan
+from mmjax.data.splits import Split, open_source, open_split
+from mmjax.errors import UserError
+from mmjax.evaluators import Evaluation
+from mmjax.observe.metrics_log import MetricsLog
+from mmjax.observe.writers import make_writers
+from mmjax.optim.build import OptimOptions, build_optimizer, build_schedule
+from mmjax.parallel import distributed, rules
+from mmjax.parallel.mesh import make_mesh
+from mmjax.steps import make_predict_steps, make_train_step
+from mmjax.tasks import task_module
+
+logger = logging.getLogger(__name__)
+
+# name -> "module:class", imported when it is asked for.
+SYSTEMS = {
+    "network": "mmjax.systems:NetworkSystem",
+    "bm25": "mmjax.baselines.bm25_system:Bm25System",
+}
+
+
+class System(Protocol):
+    """What `mmjax.main` drives. Made from a config; every bad key is a UserError by then."""
+
+    def identity(self) -> Mapping[str, Any]:
+        """The values that must stay when a run continues."""
+
+    def train(self, workdir: WorkDir) -> None:
+        """Fits, or continues to fit, and leaves `result.json`."""
+
+    def evaluate(self, workdir: WorkDir, split: str) -> Evaluation:
+        """Scores on a split what `train` left."""
+
+    def predict(self, workdir: WorkDir, split: str, top: int) -> list[dict[str, Any]]:
+        """The answer to every example of a split, as JSON values."""
+
+
+def make_system(config: Mapping[str, Any]) -> System:
+    """The system of a config (plain values, see `mmjax.config.to_dict`)."""
+    name = config.get("system")
+    if name not in SYSTEMS:
+        near = config_lib.suggestion(str(name), SYSTEMS)
+        raise UserError(f"config.system={name!r} is no system{near}.")
+    module, _, cls = SYSTEMS[name].partition(":")
+    return getattr(importlib.import_module(module), cls)(config)
+
+
+class NetworkSystem:
+    """A network trained by the one loop (`mmjax.trainer`)."""
+
+    def __init__(self, config: Mapping[str, Any]):
+        module = task_module(config["task_name"])
+        self._config = config
+        self._sections = {
+            **config_lib.LOOP_SECTIONS,
+            "task": module.OPTIONS,
+            "model": module.MODEL_OPTIONS,
+            "optim": OptimOptions,
+        }
+        self._options = config_lib.build_sections(config, self._sections)
+        self._task = module.TASK(self._options["task"], self._options["model"])
+        self._mesh = make_mesh(self._options["mesh"])
+
+    def identity(self) -> Mapping[str, Any]:
+        return config_lib.identity(self._config, self._sections)
+
+    def train(self, workdir: WorkDir) -> None:
+        with jax.set_mesh(self._mesh):
+            self._prepare(workdir, fit=True)
+            loop = self._fit(workdir)
+            splits = ["dev", "test"] if self._options["eval"].test else ["dev"]
+            variables = self._best_variables(workdir, loop.best_step)
+            evaluations = {}
+            for split in splits:
+                if split == "test" and distributed.is_main():
+                    workdir.look_at_test("the best checkpoint of a finished run")
+                evaluations[split] = self._evaluate(variables, split)
+            if distributed.is_main():
+                workdir.write_result(
+                    config=self._config,
+                    dataset=self._dataset(),
+                    evaluations=evaluations,
+                    ids={split: self._split(split).ids() for split in splits},
+                    steps=loop.best_step,
+                    seconds=loop.seconds,
+                    parents=self._parents(),
+                )
+
+    def evaluate(self, workdir: WorkDir, split: str) -> Evaluation:
+        with jax.set_mesh(self._mesh):
+            self._prepare(workdir, fit=False)
+            return self._evaluate(self._best_variables(workdir), split)
+
+    def predict(self, workdir: WorkDir, split: str, top: int) -> list[dict[str, Any]]:
+        with jax.set_mesh(self._mesh):
+            self._prepare(workdir, fit=False)
+            predict = self._predict(self._best_variables(workdir), split)
+            return self._task.answers(self._split(split), predict, top)
+
+    # The steps of a run, in order.
+
+    def _prepare(self, workdir: WorkDir, *, fit: bool) -> None:
+        """What is fitted on training data: made once, read by every process and every start."""
+        folder, ready = workdir.path / "preprocessing", workdir.path / "preprocessing.ready"
+        if distributed.is_main() and fit and not ready.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            self._task.fit(open_source(self._options["data"], "train"), folder)
+            ready.write_text("")
+        distributed.barrier("preprocessing")
+        if not ready.exists():
+            raise UserError(
+                f"{workdir.path} holds no trained run: train it first (--mode=train with the same "
+                "--config and --workdir)."
+            )
+        self._task.load(folder)
+
+    def _fit(self, workdir: WorkDir) -> trainer.LoopState:
+        options = self._options
+        batch_size = options["train"].global_batch_size
+        train = self._split("train")
+        schedule = self._schedule(len(train.index))
+        loader = Loader(
+            self._task,
+            [train.source],
+            [train.index],
+            TrainPlan([len(train.index)], batch_size, self._config["seed"]),
+            self._mesh,
+            options["loader"],
+            seed=self._config["seed"],
+        )
+        module = self._task.module()
+        tx = build_optimizer(options["optim"], schedule.total)
+        ema = options["optim"].ema_decay
+        abstract, init = train_state.abstract_state(
+            module, loader.shapes(), tx, self._mesh, ema=ema is not None
+        )
+        checkpoints = CheckpointStore(workdir.path / "checkpoints")
+        latest = checkpoints.latest()
+        if latest is None:
+            state, loop = self._first_state(abstract, init), trainer.LoopState()
+        else:
+            state, host = checkpoints.restore(latest, abstract)
+            loop = trainer.LoopState(**host)
+            logger.info("continuing at step %d", latest)
+        self._describe(abstract, train, schedule, batch_size)
+
+        resumed = -1 if latest is None else latest
+        main = distributed.is_main()
+        log = MetricsLog(workdir.path / "metrics", resumed) if main else None
+        writers = make_writers(options["observe"], str(workdir.path), self._config) if main else []
+        best = CheckpointStore(workdir.path / "best")
+        try:
+            _, loop = trainer.train(
+                state=state,
+                loop=loop,
+                train_step=make_train_step(
+                    module,
+                    self._task.objective(),
+                    tx,
+                    abstract,
+                    ema_decay=ema,
+                    schedule=build_schedule(options["optim"], schedule.total),
+                ),
+                batches=loader.batches,
+                waited=lambda: loader.waited,
+                evaluate=lambda state: dict(self._evaluate(state.eval_variables(), "dev").metrics),
+                best_metric=options["eval"].metric,
+                higher_is_better=options["eval"].higher_is_better,
+                schedule=schedule,
+                checkpoints=checkpoints,
+                best=best,
+                log=log,
+                writers=writers,
+                batch_size=batch_size,
+            )
+        finally:
+            for writer in writers:
+                writer.close()
+        checkpoints.close()
+        best.close()
+        return loop
+
+    def _first_state(self, abstract: Any, init: Any) -> train_state.TrainState:
+        pretrained, reports = self._task.initial_params(abstract.params)
+        for name, report in (reports or {}).items():
+            logger.info("pretrained weights of %s:\n%s", name, report)
+        return train_state.init_state(abstract, init, self._config["seed"], pretrained)
+
+    def _schedule(self, examples: int) -> trainer.Schedule:
+        options = self._options
+        in_steps = functools.partial(
+            config_lib.duration,
+            batch_size=options["train"].global_batch_size,
+            examples_per_epoch=examples,
+        )
+        total = in_steps(options["train"], "total", path="train")
+        if total is None:
+            raise UserError(
+                "the length of the run is not set: give config.train.total_epochs, "
+                "config.train.total_steps or config.train.total_examples."
+            )
+        eval_every = in_steps(options["eval"], "every", path="eval")
+        checkpoint_every = in_steps(options["checkpoint"], "every", path="checkpoint")
+        return trainer.Schedule(
+            total=total,
+            eval_every=eval_every,
+            checkpoint_every=checkpoint_every or eval_every or total,
+            log_every=max(1, options["observe"].log_every_steps),
+            patience=options["eval"].patience,
+            max_skipped=options["train"].max_skipped_steps,
+            eval_first=options["eval"].first,
+            keep=max(1, options["checkpoint"].keep),
+        )
+
+    def _describe(self, abstract: Any, train: Split, schedule: Any, batch_size: int) -> None:
+        logger.info("parameters per device:\n%s", rules.bytes_table(abstract.params))
+        logger.info(
+            "%s parameters; %d training examples of %s; %d steps of %d examples",
+            f"{train_state.count(abstract.params):,}",
+            len(train.index),
+            train.source.name,
+            schedule.total,
+            batch_size,
+        )
+
+    # Judging and predicting.
+
+    def _best_variables(self, workdir: WorkDir, step: int | None = None) -> Any:
+        """What the best checkpoint evaluates with.
+
+        Args:
+          step: of the best checkpoint; None: what the latest checkpoint names.
+        """
+        if step is None:
+            checkpoints = CheckpointStore(workdir.path / "checkpoints")
+            latest = checkpoints.latest()
+            step = None if latest is None else checkpoints.host(latest)["best_step"]
+            if step is None:
+                raise UserError(
+                    f"{workdir.path} holds no checkpoint with an evaluated state: let "
+                    "--mode=train reach its first evaluation."
+                )
+        split = self._split("dev")
+        loader = self._eval_loader(split, np.arange(len(split.index)), None)
+        tx = build_optimizer(self._options["optim"], 1)
+        abstract, _ = train_state.abstract_state(
+            self._task.module(), loader.shapes(), tx, self._mesh, ema=False
+        )
+        best = CheckpointStore(workdir.path / "best")
+        tree, _ = best.restore(step, trainer.best_tree(abstract))
+        return tree["variables"]
+
+    def _evaluate(self, variables: Any, split: str) -> Evaluation:
+        predict = self._predict(variables, split)
+        return self._task.evaluator().evaluate(self._split(split).index, predict)
+
+    def _predict(self, variables: Any, split_name: str) -> Any:
+        """The function (name of a predictor, example numbers) -> outputs, in that order."""
+        split = self._split(split_name)
+
+        def predict(name: str, examples: np.ndarray) -> np.ndarray:
+            # Examples of one length together need the least padding.
+            length = split.index.lengths.get(name, np.zeros(len(split.index), np.int32))
+            order = examples[np.argsort(length[examples], kind="stable")]
+            loader = self._eval_loader(split, order, [name])
+            step = self._predict_steps[name]
+            outputs = [
+                distributed.to_host(step(variables, batch))
+                for batch in loader.batches(0, loader.num_batches)
+            ]
+            found = np.concatenate(outputs)[: len(order)]
+            result = np.empty_like(found)
+            position = np.empty(len(split.index), np.int64)
+            position[examples] = np.arange(len(examples))
+            result[position[order]] = found
+            return result
+
+        return predict
+
+    def _eval_loader(self, split: Split, order: np.ndarray, fields: list[str] | None) -> Loader:
+        return Loader(
+            self._task,
+            [split.source],
+            [split.index],
+            EvalPlan(order, self._options["eval"].batch_size),
+            self._mesh,
+            self._options["loader"],
+            seed=self._config["seed"],
+            fields=fields,
+        )
+
+    @functools.cached_property
+    def _predict_steps(self) -> dict[str, Any]:
+        return make_predict_steps(self._task.predictors(), self._mesh)
+
+    @functools.cached_property
+    def _splits(self) -> dict[str, Split]:
+        return {}
+
+    def _split(self, name: str) -> Split:
+        if name not in self._splits:
+            self._splits[name] = open_split(self._task, self._options["data"], name)
+        return self._splits[name]
+
+    def _dataset(self) -> dict[str, Any]:
+        source = self._split("train").source
+        return {
+            "name": source.name.rpartition(":")[0],
+            "fingerprint": source.fingerprint,
+            "sizes": {name: len(split.index) for name, split in sorted(self._splits.items())},
+        }
+
+    def _parents(self) -> list[dict[str, str]]:
+        model = self._options["model"]
+        folders = {key: getattr(model, key, None) for key in ("weights", "label_weights")}
+        return [parent(key, folder) for key, folder in folders.items() if folder]

@@ -1,0 +1,19 @@
+"""The tasks by name. To add one: a file here, and a line in `TASKS`."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from mmjax.config import suggestion
+from mmjax.errors import UserError
+
+# name -> module with OPTIONS and MODEL_OPTIONS (dataclasses) and TASK (a class over both).
+TASKS = {"retrieval": "mmjax.tasks.retrieval"}
+
+
+def task_module(name: str) -> Any:
+    """The module of a task. Raises UserError for an unknown name."""
+    if name not in TASKS:
+        raise UserError(f"config.task_name={name!r} is no task{suggestion(name, TASKS)}.")
+    return importlib.import_module(TASKS[name])

@@ -1,0 +1,55 @@
+"""What a task is: how dialogues become examples, what is learned, and how it is judged.
+
+A task knows datasets' schema, models, losses and metrics. It knows no mesh, process, writer or
+checkpoint; the loop knows no task. To add one, write a class with these members in one file and
+name it in `mmjax/tasks/__init__.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+import jax
+
+from mmjax.data.examples import Featurizer
+from mmjax.data.sources import Source
+from mmjax.data.splits import Split
+from mmjax.evaluators import Evaluator, Predict
+from mmjax.losses.objective import Objective
+
+Batch = Mapping[str, Any]
+Predictor = Callable[[Any, Batch], jax.Array]
+
+
+class Task(Featurizer, Protocol):
+    """Everything that the loop and the systems ask of a task, beside making examples."""
+
+    def fit(self, source: Source, folder: Any) -> None:
+        """Makes what is fitted on training data (vocabularies, ...) and writes it to `folder`."""
+
+    def load(self, folder: Any) -> None:
+        """Reads what `fit` wrote."""
+
+    def module(self) -> Any:
+        """The model: a Linen module whose `__call__(batch, train=...)` gives a tree of outputs."""
+
+    def objective(self) -> Objective:
+        """What is minimised."""
+
+    def predictors(self) -> Mapping[str, Predictor]:
+        """Named functions (variables, batch) -> array [B, ...] that a trained model offers."""
+
+    def initial_params(self, target: Any) -> tuple[Any, Any]:
+        """Pretrained weights for `target` (abstract parameters with shardings).
+
+        Returns:
+          A tree like `target`, with None where there is nothing to load, and a report to print;
+          (None, None) when training starts from scratch.
+        """
+
+    def answers(self, split: Split, predict: Predict, top: int) -> list[dict[str, Any]]:
+        """The answer to every example of a split as JSON values, for `--mode=predict`."""
+
+    def evaluator(self) -> Evaluator:
+        """How a split is judged."""

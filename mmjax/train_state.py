@@ -1,0 +1,109 @@
+"""Everything that training changes, as one tree: its shapes, shardings and first values."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from mmjax.errors import UserError
+from mmjax.parallel import rules
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Attributes:
+    step: int32, batches taken so far.
+    params: what is learned.
+    variables: other collections of the model (batch statistics); {} for most.
+    opt_state: of the optax chain.
+    ema: averaged parameters; None when they are not kept.
+    rng: uint32 key data; the key of a step is folded from it and `step`.
+    """
+
+    step: jax.Array
+    params: Any
+    variables: Any
+    opt_state: Any
+    ema: Any
+    rng: jax.Array
+
+    def eval_variables(self) -> dict[str, Any]:
+        """What the model is evaluated with: averaged parameters where they are kept."""
+        params = self.params if self.ema is None else self.ema
+        return {"params": params, **self.variables}
+
+
+def abstract_state(
+    module: Any, batch: Any, tx: optax.GradientTransformation, mesh: Mesh, *, ema: bool
+) -> tuple[TrainState, Any]:
+    """Shapes, types and shardings of the state, and the function that makes it.
+
+    Args:
+      batch: a batch, or its ShapeDtypeStructs: only shapes are read.
+
+    Returns:
+      (tree of ShapeDtypeStruct with shardings, boxed init function of a key).
+    """
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+
+    def init(key: jax.Array) -> TrainState:
+        first = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
+        variables = dict(module.init(key, first, train=False))
+        params = variables.pop("params")
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            variables=variables,
+            opt_state=tx.init(params),
+            # A copy: the same buffer twice in a donated state is an error.
+            ema=jax.tree.map(jnp.copy, params) if ema else None,
+            rng=jax.random.key_data(jax.random.fold_in(key, 1)),
+        )
+
+    boxed = jax.eval_shape(init, jax.random.key(0))
+    placed = rules.shardings(boxed, mesh)
+    abstract = jax.tree.map(
+        lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), rules.unbox(boxed), placed
+    )
+    return abstract, init
+
+
+def init_state(abstract: TrainState, init: Any, seed: int, pretrained: Any = None) -> TrainState:
+    """The first state, each device making its own part.
+
+    Args:
+      abstract, init: from `abstract_state`.
+      pretrained: a tree like the parameters with arrays in place of those that were loaded and
+        None elsewhere; or None.
+    """
+    out = jax.tree.map(lambda x: x.sharding, abstract)
+    make = jax.jit(lambda key: rules.unbox(init(key)), out_shardings=out)
+    state = make(jax.random.key(seed))
+    if pretrained is None:
+        return state
+    params = jax.tree.map(
+        lambda loaded, fresh: fresh if loaded is None else _checked(loaded, fresh),
+        pretrained,
+        state.params,
+        is_leaf=lambda x: x is None,
+    )
+    ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
+    return dataclasses.replace(state, params=params, ema=ema)
+
+
+def count(params: Any) -> int:
+    """Number of scalars in a tree."""
+    return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))
+
+
+def _checked(loaded: jax.Array, fresh: jax.Array) -> jax.Array:
+    if loaded.shape != fresh.shape:
+        raise UserError(f"a loaded weight of shape {loaded.shape} does not fit {fresh.shape}.")
+    return jax.device_put(loaded.astype(fresh.dtype), fresh.sharding)

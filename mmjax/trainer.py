@@ -1,0 +1,252 @@
+"""THE training loop. It knows no task, dataset or model; those come in as functions.
+
+What steers a run beside the arrays (best value, patience, sums since the last line of metrics) is
+in `LoopState`, saved with every checkpoint, so that a run that continues is bit for bit the run
+that was never stopped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+
+from mmjax.checkpoint.store import CheckpointStore
+from mmjax.errors import UserError
+from mmjax.observe.metrics_log import MetricsLog
+from mmjax.observe.progress import Progress, progress_line
+from mmjax.observe.writers import Writer
+from mmjax.parallel import distributed
+from mmjax.steps import TrainStep
+from mmjax.train_state import TrainState
+
+logger = logging.getLogger(__name__)
+
+
+class Preempted(Exception):  # noqa: N818 - the run is well, it only has to go on later
+    """The run was asked to stop and has saved its state."""
+
+
+@dataclasses.dataclass
+class LoopState:
+    """Host values that belong to a step; JSON, part of every checkpoint.
+
+    Attributes:
+      best_step, best_value: of the dev metric; None before the first evaluation.
+      evaluations_without_best: since then.
+      evaluated_step: at which the last evaluation was made; None before the first.
+      sums, summed: of each metric over the steps since the last line of metrics.
+      skipped_in_a_row: steps without a finite gradient, up to now.
+      seconds: of wall time spent, over all process starts.
+    """
+
+    best_step: int | None = None
+    best_value: float | None = None
+    evaluations_without_best: int = 0
+    evaluated_step: int | None = None
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    summed: int = 0
+    skipped_in_a_row: int = 0
+    seconds: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Schedule:
+    """When things happen, in steps.
+
+    Attributes:
+      total: length of the run.
+      eval_every: None: only at the end.
+      checkpoint_every, log_every: steps between two of them.
+      patience: evaluations without a new best after which the run ends early; None: never.
+      max_skipped: non-finite steps in a row after which the run stops with an error.
+      eval_first: also evaluate the state before the first step.
+      keep: latest checkpoints that stay.
+    """
+
+    total: int
+    eval_every: int | None
+    checkpoint_every: int
+    log_every: int
+    patience: int | None
+    max_skipped: int
+    eval_first: bool
+    keep: int
+
+
+def train(
+    *,
+    state: TrainState,
+    loop: LoopState,
+    train_step: TrainStep,
+    batches: Callable[[int], Iterator[Any]],
+    waited: Callable[[], float],
+    evaluate: Callable[[TrainState], dict[str, float]],
+    best_metric: str,
+    higher_is_better: bool,
+    schedule: Schedule,
+    checkpoints: CheckpointStore,
+    best: CheckpointStore,
+    log: MetricsLog | None,
+    writers: list[Writer],
+    batch_size: int,
+) -> tuple[TrainState, LoopState]:
+    """Trains from `state` to `schedule.total`, or until patience ends.
+
+    Args:
+      state, loop: first values, or those of a checkpoint.
+      batches: device batches from a given step on.
+      waited: seconds spent waiting for them so far.
+      evaluate: metrics of the dev split.
+      log: of process 0; None elsewhere.
+
+    Raises:
+      Preempted: asked to stop; the state is saved.
+      UserError: too many non-finite steps, or a checkpoint that could not be saved.
+    """
+    step = first_step = int(state.step)
+    stream = batches(step)
+    progress = Progress(step, schedule.total, batch_size)
+    began = time.perf_counter() - loop.seconds
+    unread: tuple[int, dict[str, jax.Array]] | None = None
+    saved_step = step if step else None
+    # The best states that the checkpoints on disk name: a run that continues needs them.
+    named = [loop.best_step]
+
+    def save() -> None:
+        nonlocal saved_step, named
+        loop.seconds = time.perf_counter() - began
+        if log is not None:
+            log.close_part()
+        checkpoints.save(step, state, dataclasses.asdict(loop), keep=schedule.keep)
+        saved_step = step
+        # One more than are kept: the removal of the oldest may not have happened yet.
+        named = [*named, loop.best_step][-schedule.keep - 1 :]
+
+    def read(metrics: tuple[int, dict[str, jax.Array]] | None) -> None:
+        """Adds a finished step's metrics to the sums, and writes a line when one is due."""
+        if metrics is None:
+            return
+        at, values = metrics
+        if at == first_step + 1:
+            progress.pause(waited())  # the first step was mostly compilation
+        values = {k: float(v) for k, v in jax.device_get(values).items()}
+        skipped = values.pop("skipped")
+        loop.skipped_in_a_row = loop.skipped_in_a_row + 1 if skipped else 0
+        if skipped:
+            logger.warning("step %d: loss or gradient is not finite, no update was made", at)
+        if loop.skipped_in_a_row >= schedule.max_skipped:
+            raise UserError(
+                f"{loop.skipped_in_a_row} steps in a row up to step {at} had a loss or gradient "
+                "that is not finite. The parameters are those before them; lower "
+                "config.optim.learning_rate or look at the data of these steps."
+            )
+        for name, value in values.items():
+            if not skipped:
+                loop.sums[name] = loop.sums.get(name, 0.0) + value
+        loop.sums["skipped"] = loop.sums.get("skipped", 0.0) + skipped
+        loop.summed += 1
+        if at % schedule.log_every == 0 or at == schedule.total:
+            taken = max(1.0, loop.summed - loop.sums["skipped"])
+            means = {k: v / taken for k, v in loop.sums.items() if k != "skipped"}
+            means["skipped_steps"] = loop.sums["skipped"]
+            loop.sums, loop.summed = {}, 0
+            timing = progress.timing(at, waited())
+            _report(at, schedule.total, "train", means, timing, log, writers)
+
+    def evaluate_now() -> None:
+        metrics = evaluate(state)
+        _report(step, schedule.total, "dev", metrics, {}, log, writers)
+        value = metrics[best_metric]
+        better = loop.best_value is None or (
+            value > loop.best_value if higher_is_better else value < loop.best_value
+        )
+        loop.evaluated_step = step
+        if math.isnan(value):
+            raise UserError(f"{best_metric} on dev is not a number at step {step}.")
+        if better:
+            loop.best_value, loop.best_step = value, step
+            loop.evaluations_without_best = 0
+            best.save(step, best_tree(state), {best_metric: value}, keep={*named} - {None})
+            best.wait()
+        else:
+            loop.evaluations_without_best += 1
+        progress.pause(waited())
+
+    if step == 0 and loop.evaluated_step is None and (schedule.eval_first or not schedule.total):
+        evaluate_now()
+
+    with distributed.StopRequest() as stop:
+        while step < schedule.total:
+            # (1) Stop or preempt? One decision for all processes, at the same step.
+            if stop.agreed(step):
+                read(unread)
+                save()
+                checkpoints.wait()
+                raise Preempted(f"stopped at step {step} of {schedule.total}; the state is saved")
+            if _out_of_patience(loop, schedule):
+                break
+            # (2) State and position are saved together, before the next batch is taken. A save
+            # that failed in the background stops the run here and not at its end.
+            checkpoints.poll()
+            if step and step % schedule.checkpoint_every == 0 and step != saved_step:
+                read(unread)
+                unread = None
+                save()
+            # (3) The batch of this step, whatever was read before it.
+            batch = next(stream)
+            # (4) One update; where it is not finite the compiled step leaves the state alone.
+            state, metrics = train_step(state, batch)
+            # (5) Metrics of the step before: the device works on this one meanwhile.
+            read(unread)
+            step, unread = step + 1, (step + 1, metrics)
+            # (6) Judge.
+            if step == schedule.total or (schedule.eval_every and step % schedule.eval_every == 0):
+                read(unread)
+                unread = None
+                evaluate_now()
+            # (7) What watches.
+            if step % schedule.log_every == 0:
+                for writer in writers:
+                    writer.flush()
+    read(unread)
+    if step != saved_step:
+        save()
+    checkpoints.wait()
+    return state, loop
+
+
+def best_tree(state: TrainState) -> dict[str, Any]:
+    """What is kept of the best state: all that evaluation needs."""
+    return {"variables": state.eval_variables()}
+
+
+def _out_of_patience(loop: LoopState, schedule: Schedule) -> bool:
+    return schedule.patience is not None and loop.evaluations_without_best >= schedule.patience
+
+
+def _report(
+    step: int,
+    total: int,
+    kind: str,
+    values: dict[str, float],
+    timing: dict[str, float],
+    log: MetricsLog | None,
+    writers: list[Writer],
+) -> None:
+    if log is None:
+        return
+    log.write(step, {f"{kind}/{k}": v for k, v in values.items()}, timing)
+    if timing:
+        logger.info("%s", progress_line(step, total, values, timing))
+    else:
+        shown = "  ".join(f"{k} {v:.4g}" for k, v in values.items())
+        logger.info("step %d/%d  %s  %s", step, total, kind, shown)
+    named = {f"{kind}/{k}": v for k, v in values.items()}
+    for writer in writers:
+        writer.scalars(step, named | {f"time/{k}": v for k, v in timing.items()})

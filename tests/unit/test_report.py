@@ -1,0 +1,268 @@
+"""The report: what stands in the table, who wins, what is refused, and the README's update."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from mmjax import report
+from mmjax.errors import UserError
+from mmjax.metrics.retrieval import RankCounts, RetrievalMetric
+from mmjax.results import read_results
+
+RELEASE = "photochat/release"
+
+
+def write_result(folder, label, ranks, *, dataset=RELEASE, splits=("test",), **changes):
+    """A run whose query q had `ranks[q]` better items and no ties."""
+    folder.mkdir(parents=True)
+    ranks = np.asarray(ranks)
+    counts = RankCounts(ranks, np.ones_like(ranks), np.zeros_like(ranks))
+    metrics = RetrievalMetric().compute(counts)
+    rows = {
+        "ids": [f"q{i}" for i in range(len(ranks))],
+        "greater": ranks.tolist(),
+        "equal": [1] * len(ranks),
+        "equal_after": [0] * len(ranks),
+    }
+    record = {
+        "format_version": 1,
+        "name": folder.name,
+        "label": label,
+        "command": "python -m mmjax.main",
+        "system": "network",
+        "task": "retrieval",
+        "dataset": {"name": dataset, "fingerprint": "f" + dataset, "sizes": {"test": len(ranks)}},
+        "metrics": dict.fromkeys(splits, metrics),
+        "intervals": {split: {"recall_sum": [1.25, 2.75]} for split in splits},
+        "per_example": "per_example.json",
+        "config": {},
+        "versions": {},
+        "device": {"kind": "cpu", "count": 1, "processes": 1, "machine": "2 cores, 24 GiB"},
+        "wall_seconds": 2400.0,
+        "steps": 320,
+        "test_looks": 1,
+    } | changes
+    (folder / "result.json").write_text(json.dumps(record))
+    (folder / "per_example.json").write_text(json.dumps(dict.fromkeys(splits, rows)))
+    return metrics
+
+
+def table(*folders):
+    return report.make_report("photochat_retrieval", read_results([str(f) for f in folders]))
+
+
+def cells(made, label):
+    (row,) = [r for r in made.rows if r[0].split(f" {report.WINNER}")[0] == label]
+    return dict(zip(report.COLUMNS, row, strict=True))
+
+
+@pytest.fixture
+def ranks():
+    return np.random.default_rng(0).geometric(0.08, size=400)
+
+
+def test_published_and_measured_rows_stand_side_by_side_by_their_sum(tmp_path, ranks):
+    ours = write_result(tmp_path / "deep" / "down" / "a", "Ours", ranks)
+    made = table(tmp_path)
+    sums = [float(row[5]) for row in made.rows]
+    assert sums == sorted(sums, reverse=True) and len(sums) == 12
+    row = cells(made, "Ours")
+    assert row["sum"] == f"{ours['recall_sum']:.1f}" and row["R@1"] == f"{ours['recall@1']:.1f}"
+    assert row["95 % of sum"] == "[1.2, 2.8]"
+    assert row["measured on"] == "photochat/release test (400)"
+    assert row["training"] == "40 min on 2 cores, 24 GiB"
+    assert cells(made, "SCAN, MH")["sum"] == "74.5"
+    assert cells(made, "BM25")["measured on"] == "published"
+    assert "ACL 2021, Table 4" in made.notes[0]
+
+
+def test_published_sums_are_the_sums_of_their_recalls(tmp_path, ranks):
+    write_result(tmp_path / "a", "Ours", ranks)
+    published = [row for row in table(tmp_path).rows if row[1] == "published"]
+    assert len(published) == 11
+    for row in published:
+        assert sum(map(float, row[2:5])) == pytest.approx(float(row[5]))
+
+
+def test_dev_is_shown_with_its_interval_only_where_there_is_one(tmp_path, ranks):
+    both = write_result(tmp_path / "a", "Both", ranks, splits=("dev", "test"))
+    write_result(tmp_path / "b", "Bare", ranks, splits=("dev", "test"), intervals={})
+    write_result(tmp_path / "c", "None", ranks)
+    made = table(tmp_path)
+    assert cells(made, "Both")["dev sum"] == f"{both['recall_sum']:.1f} [1.2, 2.8]"
+    assert cells(made, "Bare")["dev sum"] == f"{both['recall_sum']:.1f}"
+    assert cells(made, "Bare")["95 % of sum"] == "–"
+    assert cells(made, "None")["dev sum"] == ""
+
+
+def test_a_stand_in_is_marked_in_its_own_row(tmp_path, ranks):
+    write_result(tmp_path / "a", "Real", ranks)
+    write_result(tmp_path / "b", "Demo", ranks, dataset="photochat/demo")
+    made = table(tmp_path)
+    assert report.STAND_IN in cells(made, "Demo")["measured on"]
+    assert report.STAND_IN not in cells(made, "Real")["measured on"]
+    assert any(report.STAND_IN in note for note in made.notes)
+
+
+def test_a_clear_difference_has_a_winner_and_a_small_one_none(tmp_path, ranks):
+    write_result(tmp_path / "a" / "good", "Good", ranks // 2)
+    write_result(tmp_path / "a" / "plain", "Plain", ranks)
+    made = table(tmp_path / "a")
+    assert [row[0] for row in made.rows if report.WINNER in row[0]] == [f"Good {report.WINNER}"]
+    nearly = ranks.copy()
+    hit = np.flatnonzero(ranks == 10)[0]
+    nearly[hit] = 9  # one query of 400 enters the top 10
+    write_result(tmp_path / "b" / "nearly", "Nearly", nearly)
+    write_result(tmp_path / "b" / "plain", "Plain", ranks)
+    made = table(tmp_path / "b")
+    assert not any(report.WINNER in row[0] for row in made.rows)
+    assert any("includes 0" in note for note in made.notes)
+
+
+@pytest.mark.parametrize("case", ["alone", "other dataset", "other queries", "no figures"])
+def test_no_winner_without_a_runner_up_on_the_same_queries(tmp_path, ranks, case):
+    write_result(tmp_path / "good", "Good", ranks // 4)
+    if case == "other dataset":
+        write_result(tmp_path / "plain", "Plain", ranks, dataset="photochat/demo")
+    if case == "other queries":
+        write_result(tmp_path / "plain", "Plain", ranks[:-1])
+    if case == "no figures":
+        write_result(tmp_path / "plain", "Plain", ranks)
+        (tmp_path / "plain" / "per_example.json").unlink()
+    assert not any(report.WINNER in row[0] for row in table(tmp_path).rows)
+
+
+def figures(made):
+    """Difference and bounds in the note on the winner."""
+    note = next(note for note in made.notes if "paired" in note)
+    return [float(x) for x in re.findall(r"[+-]\d+\.\d", note)]
+
+
+def test_pairs_are_made_by_id_and_not_by_place(tmp_path, ranks):
+    write_result(tmp_path / "a", "A", ranks)
+    write_result(tmp_path / "b", "B", np.maximum(ranks - 1, 0))
+    first = table(tmp_path)
+    path = tmp_path / "b" / "per_example.json"
+    rows = json.loads(path.read_text())["test"]
+    order = np.random.default_rng(1).permutation(len(ranks))
+    path.write_text(json.dumps({"test": {k: [v[i] for i in order] for k, v in rows.items()}}))
+    shuffled = table(tmp_path)
+    assert any(report.WINNER in row[0] for row in first.rows)
+
+    assert any(report.WINNER in row[0] for row in shuffled.rows)
+    # The same differences in another order: only the draws change.
+    np.testing.assert_allclose(figures(shuffled), figures(first), atol=0.5)
+
+
+def test_a_run_that_never_looked_at_test_is_named_and_left_out(tmp_path, ranks):
+    write_result(tmp_path / "a", "Ours", ranks)
+    write_result(tmp_path / "still_choosing", "Other", ranks, splits=("dev",))
+    made = table(tmp_path)
+    assert not any(row[0] == "Other" for row in made.rows)
+    assert "still_choosing" in made.notes[-1]
+
+
+def spoil(folder, **changes):
+    path = folder / "result.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": 2}, "format_version 2"),
+        ({"label": None}, "label is missing"),
+        ({"dataset": {"name": RELEASE}}, "dataset.fingerprint is missing"),
+        ({"wall_seconds": "long"}, "wall_seconds"),
+        ({"metrics": {"test": {"recall@1": "good"}}}, "metrics.test.recall@1"),
+        ({"metrics": {"test": {"recall@1": 3.0}}}, "metrics.test.recall@5"),
+        ({"intervals": {"test": {"recall_sum": [1.0]}}}, "intervals.test.recall_sum"),
+        ({"task": "intent"}, "retrieval"),
+    ],
+)
+def test_a_bad_result_is_refused_with_file_and_key(tmp_path, ranks, changes, message):
+    write_result(tmp_path / "a", "Ours", ranks)
+    spoil(tmp_path / "a", **changes)
+    with pytest.raises(UserError, match=message):
+        table(tmp_path)
+
+
+def test_figures_per_query_of_another_run_are_refused(tmp_path, ranks):
+    write_result(tmp_path / "a", "A", ranks)
+    write_result(tmp_path / "b", "B", ranks // 2)
+    source = (tmp_path / "a" / "per_example.json").read_text()
+    (tmp_path / "b" / "per_example.json").write_text(source)
+    with pytest.raises(UserError, match="per query"):
+        table(tmp_path)
+    (tmp_path / "b" / "per_example.json").write_text('{"test": {"ids": ["q1"]}}')
+    with pytest.raises(UserError, match="lists of one length"):
+        table(tmp_path)
+
+
+def test_missing_unreadable_and_empty_folders_end_with_one_sentence_and_code_2(tmp_path, capsys):
+    command = ["--table=photochat_retrieval"]
+    assert report.run([str(tmp_path / "nowhere"), *command]) == 2
+    assert "No folder" in capsys.readouterr().err
+    assert report.run([str(tmp_path), *command]) == 2
+    assert "No result.json" in capsys.readouterr().err
+    (tmp_path / "result.json").write_text("{")
+    assert report.run([str(tmp_path), *command]) == 2
+    error = capsys.readouterr().err
+    assert "Cannot read" in error and "result.json" in error and "Traceback" not in error
+
+
+@pytest.mark.parametrize("name", ["terminal", "markdown", "html"])
+def test_every_format_holds_every_row_and_escapes_labels(tmp_path, ranks, capsys, name):
+    write_result(tmp_path / "a", "Ours <b> | x", ranks)
+    assert report.run([str(tmp_path), "--table=photochat_retrieval", f"--format={name}"]) == 0
+    text = capsys.readouterr().out
+    for model in ("SCAN, MH", "BM25", "Ours"):
+        assert model in text
+    if name == "markdown":
+        assert r"<b> \| x" in text
+        widths = {line.replace(r"\|", "").count("|") for line in text.splitlines() if "|" in line}
+        assert widths == {len(report.COLUMNS) + 1}
+    if name == "html":
+        assert "&lt;b&gt;" in text
+
+
+def test_the_update_of_a_document_touches_only_its_table_and_is_idempotent(tmp_path, ranks):
+    write_result(tmp_path / "a", r"Ours \1", ranks)
+    readme = tmp_path / "README.md"
+    start, end = "<!-- report:photochat_retrieval -->", "<!-- /report -->"
+    other = f"<!-- report:other -->\nkept\n{end}"
+    readme.write_text(f"# Title\n\n{start}\nold\n{end}\n\ntext\n{other}\n")
+    command = [str(tmp_path), "--table=photochat_retrieval", f"--update={readme}"]
+    assert report.run(command) == 0
+    once = readme.read_text()
+    assert once.startswith(f"# Title\n\n{start}\n**") and once.endswith(f"{end}\n\ntext\n{other}\n")
+    assert "old" not in once and r"Ours \1" in once and "SCAN, MH" in once
+    assert report.run(command) == 0
+    assert readme.read_text() == once
+    write_result(tmp_path / "b", "Later", ranks)
+    assert report.run(command) == 0
+    assert "Later" in readme.read_text()
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "nothing",
+        "<!-- report:photochat_retrieval -->\nno end",
+        "<!-- report:photochat_retrieval -->\n<!-- report:other -->\nx\n<!-- /report -->",
+        "<!-- report:photochat_retrieval -->\n<!-- /report -->\n" * 2,
+    ],
+)
+def test_a_document_without_its_pair_of_markers_is_refused_and_untouched(
+    tmp_path, ranks, capsys, text
+):
+    write_result(tmp_path / "a", "Ours", ranks)
+    readme = tmp_path / "README.md"
+    readme.write_text(text)
+    assert report.run([str(tmp_path), "--table=photochat_retrieval", f"--update={readme}"]) == 2
+    assert "report:photochat_retrieval" in capsys.readouterr().err
+    assert readme.read_text() == text

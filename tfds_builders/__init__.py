@@ -1,0 +1,1 @@
+"""One package per dataset: a TFDS builder with its description, citation, tags and test data."""

@@ -1,0 +1,1 @@
+"""The user's own dialogues: a folder with train.jsonl, dev.jsonl, test.jsonl."""
