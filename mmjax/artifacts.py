@@ -39,6 +39,8 @@ class WorkDir:
 
     def __init__(self, path: epath.PathLike):
         self.path = epath.Path(path).expanduser()
+        if "://" not in os.fspath(path):
+            self.path = epath.Path(Path(self.path).absolute())  # Orbax takes no relative path
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:

@@ -98,12 +98,15 @@ class DataOptions:
       data_dir: where prepared datasets and indexes are kept.
       manual_dir: folder with the dataset's original files; None: the builder looks in
         $MMJAX_DATA_DIR and then downloads.
+      max_bad_records: records that cannot be read and are skipped, with their number reported;
+        one more is an error.
       max_skipped_fraction: share of records without a usable example above which a run stops.
     """
 
     dataset: str = "photochat"
     data_dir: str = operational("data")
     manual_dir: str | None = operational(None)
+    max_bad_records: int = 0
     max_skipped_fraction: float = 0.1
 
 

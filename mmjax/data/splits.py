@@ -25,7 +25,11 @@ class Split:
 def open_source(options: DataOptions, split: str) -> Source:
     """The records of a split, prepared first where they are not."""
     return open_dataset(
-        options.dataset, split, data_dir=options.data_dir, manual_dir=options.manual_dir
+        options.dataset,
+        split,
+        data_dir=options.data_dir,
+        manual_dir=options.manual_dir,
+        max_bad_records=options.max_bad_records,
     )
 
 
