@@ -1,0 +1,46 @@
+# make run    a virtual environment, the packages, and the demo: generated dialogues, minutes on a CPU
+# make test   the tests that every change must pass
+# make test-all   also the long ones
+# make lint   ruff
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+EIGHT_DEVICES := XLA_FLAGS=--xla_force_host_platform_device_count=8
+PYTEST = $(BIN)/python -m pytest -q
+FAST := -m "not slow"
+
+.PHONY: run test test-all lint clean
+.DELETE_ON_ERROR:
+
+run: $(VENV)/.installed
+	$(BIN)/python -m mmjax.main --config=configs/retrieval.py:demo
+
+test: SELECT = $(FAST)
+test: lint pytest
+
+test-all: SELECT =
+test-all: lint pytest
+
+.PHONY: pytest
+pytest: $(VENV)/.installed-test
+	$(PYTEST) $(SELECT) --ignore=tests/mesh tests
+	$(EIGHT_DEVICES) $(PYTEST) $(SELECT) tests/mesh
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+$(VENV)/.installed: requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12) and "mmjax needs Python 3.11 or 3.12: make PYTHON=python3.12 run")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -r requirements.txt
+	touch $@
+
+$(VENV)/.installed-test: requirements-test.txt $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -r requirements-test.txt
+	touch $@
+
+clean:
+	rm -rf $(VENV) data runs
