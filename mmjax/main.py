@@ -52,7 +52,7 @@ def main(argv: Sequence[str]) -> int:
     # Imported late: a mistyped flag is answered at once.
     from mmjax import config as config_lib
     from mmjax import trainer
-    from mmjax.artifacts import WorkDir
+    from mmjax.workdir import WorkDir
     from mmjax.parallel import distributed
     from mmjax.systems import make_system
 

@@ -9,17 +9,18 @@ from __future__ import annotations
 import functools
 import importlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
+import optax
 
 from mmjax import config as config_lib
 from mmjax import train_state, trainer
-from mmjax.artifacts import WorkDir, parent
+from mmjax.artifacts import check_artifact, parent, read_artifact, write_artifact
 from mmjax.checkpoint.store import CheckpointStore
-from mmjax.data.loader import Loader
+from mmjax.data.loader import Loader, process_rows
 from mmjax.data.plan import EvalPlan, TrainPlan
 from mmjax.data.splits import Split, open_source, open_split
 from mmjax.errors import UserError
@@ -31,6 +32,8 @@ from mmjax.parallel import distributed, rules
 from mmjax.parallel.mesh import make_mesh
 from mmjax.steps import make_predict_steps, make_train_step
 from mmjax.tasks import task_module
+from mmjax.tasks.base import Predictor
+from mmjax.workdir import WorkDir
 
 logger = logging.getLogger(__name__)
 
@@ -82,16 +85,26 @@ class NetworkSystem:
         self._options = config_lib.build_sections(config, self._sections)
         self._task = module.TASK(self._options["task"], self._options["model"])
         self._mesh = make_mesh(self._options["mesh"])
+        self._check_evaluation()
 
     def identity(self) -> Mapping[str, Any]:
         return config_lib.identity(self._config, self._sections)
 
     def train(self, workdir: WorkDir) -> None:
         with jax.set_mesh(self._mesh):
+            splits = ["dev", "test"] if self._options["eval"].test else ["dev"]
+            for split in splits:  # one that is missing is told before the training, not after
+                open_source(self._options["data"], split)
             self._prepare(workdir, fit=True)
             loop = self._fit(workdir)
-            splits = ["dev", "test"] if self._options["eval"].test else ["dev"]
             variables = self._best_variables(workdir, loop.best_step)
+            write_artifact(
+                workdir.path / "artifact",
+                variables,
+                config=self._config,
+                preprocessing=workdir.path / "preprocessing",
+                parents=self._parents(),
+            )
             evaluations = {}
             for split in splits:
                 if split == "test" and distributed.is_main():
@@ -121,6 +134,14 @@ class NetworkSystem:
 
     # The steps of a run, in order.
 
+    def _check_evaluation(self) -> None:
+        """What would otherwise be noticed at the first evaluation, after hours of training."""
+        options, names = self._options["eval"], self._task.evaluator().metric_names
+        if options.metric not in names:
+            near = config_lib.suggestion(options.metric, names)
+            raise UserError(f"config.eval.metric={options.metric!r} is no metric{near}.")
+        process_rows(self._mesh, options.batch_size)
+
     def _prepare(self, workdir: WorkDir, *, fit: bool) -> None:
         """What is fitted on training data: made once, read by every process and every start."""
         folder, ready = workdir.path / "preprocessing", workdir.path / "preprocessing.ready"
@@ -130,10 +151,13 @@ class NetworkSystem:
             ready.write_text("")
         distributed.barrier("preprocessing")
         if not ready.exists():
-            raise UserError(
-                f"{workdir.path} holds no trained run: train it first (--mode=train with the same "
-                "--config and --workdir)."
-            )
+            folder = workdir.path / "artifact" / "preprocessing"
+            if not folder.exists():
+                raise UserError(
+                    f"{workdir.path} holds no trained run: train it first (--mode=train with the "
+                    "same --config and --workdir)."
+                )
+            check_artifact(workdir.path / "artifact")
         self._task.load(folder)
 
     def _fit(self, workdir: WorkDir) -> trainer.LoopState:
@@ -166,9 +190,8 @@ class NetworkSystem:
             logger.info("continuing at step %d", latest)
         self._describe(abstract, train, schedule, batch_size)
 
-        resumed = -1 if latest is None else latest
         main = distributed.is_main()
-        log = MetricsLog(workdir.path / "metrics", resumed) if main else None
+        log = MetricsLog(workdir.path / "metrics", loop.lines) if main else None
         writers = make_writers(options["observe"], str(workdir.path), self._config) if main else []
         best = CheckpointStore(workdir.path / "best")
         try:
@@ -198,8 +221,8 @@ class NetworkSystem:
         finally:
             for writer in writers:
                 writer.close()
-        checkpoints.close()
-        best.close()
+            checkpoints.close()
+            best.close()
         return loop
 
     def _first_state(self, abstract: Any, init: Any) -> train_state.TrainState:
@@ -251,26 +274,31 @@ class NetworkSystem:
         """What the best checkpoint evaluates with.
 
         Args:
-          step: of the best checkpoint; None: what the latest checkpoint names.
+          step: of the best checkpoint; None: what the latest checkpoint names, or the artifact
+            where that is all there is.
         """
-        if step is None:
-            checkpoints = CheckpointStore(workdir.path / "checkpoints")
-            latest = checkpoints.latest()
-            step = None if latest is None else checkpoints.host(latest)["best_step"]
-            if step is None:
-                raise UserError(
-                    f"{workdir.path} holds no checkpoint with an evaluated state: let "
-                    "--mode=train reach its first evaluation."
-                )
         split = self._split("dev")
         loader = self._eval_loader(split, np.arange(len(split.index)), None)
-        tx = build_optimizer(self._options["optim"], 1)
         abstract, _ = train_state.abstract_state(
-            self._task.module(), loader.shapes(), tx, self._mesh, ema=False
+            self._task.module(), loader.shapes(), optax.identity(), self._mesh, ema=False
         )
-        best = CheckpointStore(workdir.path / "best")
-        tree, _ = best.restore(step, trainer.best_tree(abstract))
+        target = trainer.best_tree(abstract)["variables"]
+        if step is None and not (workdir.path / "checkpoints").exists():
+            return read_artifact(workdir.path / "artifact", target)
+        step = self._best_step(workdir) if step is None else step
+        tree, _ = CheckpointStore(workdir.path / "best").restore(step, {"variables": target})
         return tree["variables"]
+
+    def _best_step(self, workdir: WorkDir) -> int:
+        checkpoints = CheckpointStore(workdir.path / "checkpoints")
+        latest = checkpoints.latest()
+        step = None if latest is None else checkpoints.host(latest)["best_step"]
+        if step is None:
+            raise UserError(
+                f"{workdir.path} holds no checkpoint with an evaluated state: let --mode=train "
+                "reach its first evaluation."
+            )
+        return step
 
     def _evaluate(self, variables: Any, split: str) -> Evaluation:
         predict = self._predict(variables, split)
@@ -281,10 +309,11 @@ class NetworkSystem:
         split = self._split(split_name)
 
         def predict(name: str, examples: np.ndarray) -> np.ndarray:
+            features = self._predictors[name].features
             # Examples of one length together need the least padding.
-            length = split.index.lengths.get(name, np.zeros(len(split.index), np.int32))
+            length = split.index.lengths.get(features[0], np.zeros(len(split.index), np.int32))
             order = examples[np.argsort(length[examples], kind="stable")]
-            loader = self._eval_loader(split, order, [name])
+            loader = self._eval_loader(split, order, features)
             step = self._predict_steps[name]
             outputs = [
                 distributed.to_host(step(variables, batch))
@@ -299,7 +328,7 @@ class NetworkSystem:
 
         return predict
 
-    def _eval_loader(self, split: Split, order: np.ndarray, fields: list[str] | None) -> Loader:
+    def _eval_loader(self, split: Split, order: np.ndarray, fields: Sequence[str] | None) -> Loader:
         return Loader(
             self._task,
             [split.source],
@@ -312,8 +341,13 @@ class NetworkSystem:
         )
 
     @functools.cached_property
+    def _predictors(self) -> Mapping[str, Predictor]:
+        return self._task.predictors()
+
+    @functools.cached_property
     def _predict_steps(self) -> dict[str, Any]:
-        return make_predict_steps(self._task.predictors(), self._mesh)
+        functions = {name: predictor.fn for name, predictor in self._predictors.items()}
+        return make_predict_steps(functions, self._mesh)
 
     @functools.cached_property
     def _splits(self) -> dict[str, Split]:

@@ -1,9 +1,10 @@
-"""A working directory and what a run leaves in it.
+"""A working directory: what is in it, whose it is, and what the test split was used for.
 
 config.json      the config, written once; the same command continues the run
 preprocessing/   what was fitted on the training data (the tokenizer)
 metrics/         JSON lines, see `mmjax.observe.metrics_log`
 checkpoints/     the latest states;  best/  the best one by the dev metric
+artifact/        what the finished run is to others, see `mmjax.artifacts`
 test_looks/      the ledger: one file per look at a test split
 result.json      final metrics with everything needed to make them again
 per_example.json ranks of every example, for intervals and paired comparisons
@@ -13,25 +14,19 @@ from __future__ import annotations
 
 import contextlib
 import datetime
-import hashlib
 import json
 import os
-import platform
-import sys
 from collections.abc import Iterator, Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from etils import epath
 
 from mmjax.errors import UserError
 from mmjax.evaluators import Evaluation
 from mmjax.metrics.bootstrap import bootstrap_interval
-
-_LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets")
+from mmjax.observe.environment import command_line, device, versions
 
 
 class WorkDir:
@@ -102,7 +97,9 @@ class WorkDir:
                 f"{self.path} holds another run ({shown}): choose another --workdir, or give the "
                 "same values to continue it."
             )
-        path.write_text(json.dumps({"identity": now, "config": config}, indent=1))
+        # Once: a kill while it is written again would leave a run that cannot be continued.
+        if before is None:
+            path.write_text(json.dumps({"identity": now, "config": config}, indent=1))
 
     def saved_config(self) -> dict[str, Any]:
         """The config of the run that is here. Raises UserError without one."""
@@ -181,50 +178,3 @@ class WorkDir:
             "device": device(),
         }
         (self.path / "result.json").write_text(json.dumps(result, indent=1))
-
-
-def parent(kind: str, folder: str) -> dict[str, str]:
-    """What a run was started from: its part, the name of the folder, a hash of its weights."""
-    path, digest = epath.Path(folder).expanduser(), hashlib.sha256()
-    if path.is_dir():
-        for file in sorted(path.iterdir()):
-            if file.name == "config.json" or file.suffix == ".safetensors":
-                with file.open("rb") as f:
-                    while block := f.read(1 << 22):
-                        digest.update(block)
-    return {"kind": kind, "name": path.name, "sha256": digest.hexdigest()}
-
-
-def command_line() -> str:
-    """The command as a person would type it, without the paths of this machine's Python."""
-    arguments = [a if " " not in a else repr(a) for a in sys.argv[1:]]
-    return " ".join(["python", "-m", "mmjax.main", *arguments])
-
-
-def versions() -> dict[str, str]:
-    """Of Python and the libraries that the numbers depend on."""
-    found = {"python": platform.python_version(), "mmjax": _version("mmjax")}
-    return found | {name: _version(name) for name in _LIBRARIES}
-
-
-def device() -> dict[str, Any]:
-    """What the run was computed on."""
-    first = jax.devices()[0]
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (1 << 30)
-    return {
-        "kind": first.device_kind,
-        "count": jax.device_count(),
-        "processes": jax.process_count(),
-        "machine": f"{os.cpu_count()} {platform.machine()} cores, {memory:.0f} GiB",
-    }
-
-
-def _version(name: str) -> str:
-    if name == "mmjax":
-        import mmjax
-
-        return mmjax.__version__
-    try:
-        return metadata.version(name)
-    except metadata.PackageNotFoundError:
-        return "not installed"

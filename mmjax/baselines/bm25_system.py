@@ -10,8 +10,8 @@ from typing import Any, Literal
 import numpy as np
 
 from mmjax import config as config_lib
-from mmjax.artifacts import WorkDir
-from mmjax.config import DataOptions, EvalOptions
+from mmjax.workdir import WorkDir
+from mmjax.config import DataOptions, EvalOptions, limited
 from mmjax.data.splits import Split, open_split
 from mmjax.evaluators import Evaluation
 from mmjax.tasks import task_module
@@ -25,8 +25,8 @@ class Bm25Options:
     """
 
     variant: Literal["lucene", "robertson", "atire", "bm25+", "bm25l"] = "lucene"
-    k1: float = 1.5
-    b: float = 0.75
+    k1: float = limited(1.5, low=0)
+    b: float = limited(0.75, low=0, high=1)
 
 
 class Bm25System:

@@ -1,0 +1,166 @@
+"""What a finished run is to others: weights, fitted preprocessing, config, where it came from.
+
+    artifact/weights.safetensors   every array by its path, on any number of devices
+    artifact/preprocessing/        the tokenizer
+    artifact/artifact.json         config, SHA-256 of each file, parents; written last
+
+The folder stands alone: copied elsewhere, it is what evaluation, prediction and later runs need.
+`run://DIR` names the artifact of the working directory DIR.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+from etils import epath
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from mmjax.errors import UserError
+from mmjax.parallel import distributed
+
+FORMAT_VERSION = 1
+_WEIGHTS, _ABOUT = "weights.safetensors", "artifact.json"
+
+
+def write_artifact(
+    folder: epath.PathLike,
+    variables: Any,
+    *,
+    config: Mapping[str, Any],
+    preprocessing: epath.PathLike,
+    parents: list[Mapping[str, str]],
+) -> None:
+    """Writes the artifact of a run; every process calls it, one writes.
+
+    Args:
+      variables: tree of arrays that the model is evaluated with.
+      preprocessing: folder with what was fitted on the training data.
+      parents: what the run was started from, see `parent`.
+
+    Raises:
+      UserError: the folder cannot be written.
+    """
+    # One array at a time comes to the host: it is whole there, but the tree need not be.
+    arrays = {name: distributed.to_host(x) for name, x in _named(variables).items()}
+    if not distributed.is_main():
+        return
+    folder = epath.Path(folder)
+    try:
+        if folder.exists():
+            folder.rmtree()
+        (folder / "preprocessing").mkdir(parents=True)
+        (folder / _WEIGHTS).write_bytes(save(arrays))
+        for file in epath.Path(preprocessing).iterdir():
+            (folder / "preprocessing" / file.name).write_bytes(file.read_bytes())
+        about = {
+            "format_version": FORMAT_VERSION,
+            "config": dict(config),
+            "files": _digests(folder),
+            "parents": [dict(parent) for parent in parents],
+        }
+        (folder / _ABOUT).write_text(json.dumps(about, indent=1))
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"the artifact {folder} cannot be written ({error}): free space, and the same command "
+            "writes it again."
+        ) from error
+
+
+def read_artifact(place: epath.PathLike, target: Any) -> Any:
+    """The variables of an artifact, placed as `target` asks.
+
+    Args:
+      place: folder of the artifact, or "run://DIR".
+      target: tree of ShapeDtypeStruct with shardings; each process reads only its parts.
+
+    Raises:
+      UserError: no artifact, a changed file, or one of another model (the difference is named).
+    """
+    folder = artifact_folder(place)
+    check_artifact(folder)
+    wanted = _named(target)
+    with safe_open(folder / _WEIGHTS, framework="numpy") as weights:
+        names = set(weights.keys())
+        for name in sorted(names ^ set(wanted)):
+            where = "only in the artifact" if name in names else "not in the artifact"
+            raise UserError(f"{folder} is of another model: {name} is {where}.")
+
+        def place_one(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+            part = weights.get_slice(_name(path))
+            if tuple(part.get_shape()) != leaf.shape:
+                raise UserError(
+                    f"{folder} is of another model: {_name(path)} has shape "
+                    f"{tuple(part.get_shape())} there and {leaf.shape} here."
+                )
+            read = part.__getitem__ if leaf.shape else lambda _: weights.get_tensor(_name(path))
+            return jax.make_array_from_callback(leaf.shape, leaf.sharding, read)
+
+        return jax.tree_util.tree_map_with_path(place_one, target)
+
+
+def check_artifact(folder: epath.PathLike) -> dict[str, Any]:
+    """What `artifact.json` says, once every file is what it says. Raises UserError."""
+    folder = epath.Path(folder)
+    try:
+        about = json.loads((folder / _ABOUT).read_text())
+        if about["format_version"] != FORMAT_VERSION:
+            raise UserError(
+                f"{folder} has format {about['format_version']}, this mmjax reads {FORMAT_VERSION}."
+            )
+        files = about["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"there is no artifact in {folder} (artifact.json cannot be read): a run leaves one "
+            "when it is finished."
+        ) from error
+    found = _digests(folder)
+    for name in sorted({*files, *found}):
+        if files.get(name) != found.get(name):
+            raise UserError(f"{folder / name} is missing or was changed since it was written.")
+    return about
+
+
+def artifact_folder(place: epath.PathLike) -> Path:
+    """The local folder of "run://DIR" or of an artifact's own path."""
+    place = os.fspath(place)
+    if place.startswith("run://"):
+        return Path(place.removeprefix("run://")).expanduser() / "artifact"
+    return Path(place).expanduser()
+
+
+def parent(kind: str, folder: str) -> dict[str, str]:
+    """What a run was started from: its part, the name of the folder, a hash of its weights."""
+    path, digest = epath.Path(folder).expanduser(), hashlib.sha256()
+    if path.is_dir():
+        for file in sorted(path.iterdir()):
+            if file.name == "config.json" or file.suffix == ".safetensors":
+                digest.update(_sha256(file).encode())
+    return {"kind": kind, "name": path.name, "sha256": digest.hexdigest()}
+
+
+def _digests(folder: epath.Path) -> dict[str, str]:
+    files = [folder / _WEIGHTS, *sorted((folder / "preprocessing").iterdir())]
+    return {str(file.relative_to(folder)): _sha256(file) for file in files if file.exists()}
+
+
+def _sha256(file: epath.Path) -> str:
+    state = hashlib.sha256()
+    with file.open("rb") as f:
+        while block := f.read(1 << 22):
+            state.update(block)
+    return state.hexdigest()
+
+
+def _named(tree: Any) -> dict[str, Any]:
+    return {_name(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def _name(path: tuple) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
