@@ -15,21 +15,27 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
-from ml_collections import ConfigDict, config_dict
+from ml_collections import ConfigDict, FieldReference
 
 from mmjax.errors import UserError
 
 T = TypeVar("T")
 
 
-def operational(default: Any) -> Any:
-    """A dataclass field that may change when a run continues."""
-    return dataclasses.field(default=default, metadata={"operational": True})
+def operational(default: Any, **limits: float) -> Any:
+    """A dataclass field that may change when a run continues; `limits` as in `limited`."""
+    return dataclasses.field(default=default, metadata={"operational": True, "limits": limits})
+
+
+def limited(default: Any, **limits: float) -> Any:
+    """A field whose number has limits: `low` and `high` are allowed, `above` and `below` not."""
+    return dataclasses.field(default=default, metadata={"limits": limits})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +49,11 @@ class TrainOptions:
         state untouched) after which the run stops.
     """
 
-    global_batch_size: int = 128
+    global_batch_size: int = limited(128, low=1)
     total_steps: int | None = operational(None)
     total_epochs: float | None = operational(None)
     total_examples: int | None = operational(None)
-    max_skipped_steps: int = operational(10)
+    max_skipped_steps: int = operational(10, low=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,13 +71,13 @@ class EvalOptions:
       test: score the best checkpoint on the test split when the run is over (one look).
     """
 
-    batch_size: int = operational(128)
+    batch_size: int = operational(128, low=1)
     every_steps: int | None = operational(None)
     every_epochs: float | None = operational(None)
     every_examples: int | None = operational(None)
     metric: str = "recall_sum"
     higher_is_better: bool = True
-    patience: int | None = operational(None)
+    patience: int | None = operational(None, low=1)
     first: bool = operational(True)
     test: bool = operational(True)
 
@@ -86,7 +92,7 @@ class CheckpointOptions:
     every_steps: int | None = operational(None)
     every_epochs: float | None = operational(None)
     every_examples: int | None = operational(None)
-    keep: int = operational(2)
+    keep: int = operational(2, low=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,8 +112,8 @@ class DataOptions:
     dataset: str = "photochat"
     data_dir: str = operational("data")
     manual_dir: str | None = operational(None)
-    max_bad_records: int = 0
-    max_skipped_fraction: float = 0.1
+    max_bad_records: int = limited(0, low=0)
+    max_skipped_fraction: float = limited(0.1, low=0, high=1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,9 +126,9 @@ class LoaderOptions:
       cached_examples: featurized examples kept in memory (text only; 0 switches it off).
     """
 
-    threads: int = operational(2)
-    prefetch: int = operational(4)
-    cached_examples: int = operational(200_000)
+    threads: int = operational(2, low=1)
+    prefetch: int = operational(4, low=1)
+    cached_examples: int = operational(200_000, low=0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,10 +150,12 @@ class ObserveOptions:
       wandb_project: also log to this Weights & Biases project (needs `pip install wandb`).
     """
 
-    log_every_steps: int = operational(20)
+    log_every_steps: int = operational(20, low=1)
     tensorboard: bool = operational(True)
     wandb_project: str | None = operational(None)
 
+
+_SCALARS: dict[str, type] = {"label": str, "system": str, "task_name": str, "seed": int}
 
 LOOP_SECTIONS: dict[str, type] = {
     "data": DataOptions,
@@ -180,17 +188,19 @@ def new_config(*, label: str, system: str, task_name: str, **sections: Any) -> C
 
 
 def section(options: Any) -> ConfigDict:
-    """The dataclass instance `options` as a ConfigDict; None keeps its type as a placeholder."""
+    """The dataclass instance `options` as a ConfigDict.
+
+    A key that may be None takes any literal from the command line, None too, which a typed one
+    would refuse; `build` checks it.
+    """
     values = ConfigDict()
     hints = typing.get_type_hints(type(options))
     for field in dataclasses.fields(options):
         value = getattr(options, field.name)
         if dataclasses.is_dataclass(value):
             value = section(value)
-        elif isinstance(value, tuple | list):
-            value = tuple(value)
-        elif value is None:
-            value = config_dict.placeholder(_plain_types(hints[field.name])[0])
+        elif type(None) in typing.get_args(hints[field.name]):
+            value = FieldReference(value, field_type=object)
         values[field.name] = value
     return values
 
@@ -202,8 +212,11 @@ def build(cls: type[T], values: Mapping[str, Any], path: str) -> T:
       path: where the section stands, for messages ("train").
 
     Raises:
-      UserError: an unknown key (with the closest known one), a wrong type or choice.
+      UserError: an unknown key (with the closest known one), a wrong type or choice, a number
+        outside its limits.
     """
+    if not isinstance(values, Mapping | ConfigDict):
+        raise UserError(f"config.{path}={values!r} must be a section with keys.")
     fields = {f.name: f for f in dataclasses.fields(cls)}
     hints = typing.get_type_hints(cls)
     known = {}
@@ -211,16 +224,18 @@ def build(cls: type[T], values: Mapping[str, Any], path: str) -> T:
         if key not in fields:
             raise UserError(f"config.{path}.{key} does not exist{suggestion(key, fields)}.")
         known[key] = _checked(value, hints[key], f"{path}.{key}")
+        _check_limits(known[key], fields[key].metadata.get("limits", {}), f"{path}.{key}")
     return cls(**known)
 
 
 def build_sections(config: Mapping[str, Any], sections: Mapping[str, type]) -> dict[str, Any]:
     """All sections of a config as dataclasses; a section that is not known is a UserError."""
-    scalars = ("label", "system", "task_name", "seed")
     for name in config:
-        if name not in sections and name not in scalars:
-            near = suggestion(name, [*sections, *scalars])
+        if name not in sections and name not in _SCALARS:
+            near = suggestion(name, [*sections, *_SCALARS])
             raise UserError(f"config.{name} does not exist{near}.")
+    for name, hint in _SCALARS.items():
+        _checked(config.get(name), hint, name)
     return {name: build(cls, config.get(name, {}), name) for name, cls in sections.items()}
 
 
@@ -342,6 +357,21 @@ def _checked(value: Any, hint: Any, path: str) -> Any:
         names = " or ".join(t.__name__ for t in allowed)
         raise UserError(f"config.{path}={value!r} is of type {type(value).__name__}, not {names}.")
     return value
+
+
+def _check_limits(value: Any, limits: Mapping[str, float], path: str) -> None:
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"config.{path}={value} must be a finite number.")
+    if value is None:
+        return
+    for name, words, within in (
+        ("low", "at least", lambda limit: value >= limit),
+        ("above", "above", lambda limit: value > limit),
+        ("high", "at most", lambda limit: value <= limit),
+        ("below", "below", lambda limit: value < limit),
+    ):
+        if name in limits and not within(limits[name]):
+            raise UserError(f"config.{path}={value} must be {words} {limits[name]}.")
 
 
 def _choices(hint: Any) -> tuple:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -36,7 +36,13 @@ class Evaluation:
 
 
 class Evaluator(Protocol):
-    """Judges a split from a predictor's outputs alone; sees no model, mesh or file."""
+    """Judges a split from a predictor's outputs alone; sees no model, mesh or file.
+
+    Attributes:
+      metric_names: keys of the metrics, so that a mistyped one is noticed before training.
+    """
+
+    metric_names: Sequence[str]
 
     def evaluate(self, index: ExampleIndex, predict: Predict) -> Evaluation:
         """Scores the examples of `index`."""
@@ -85,6 +91,10 @@ class RetrievalEvaluator:
     content: str = "labels"
     ks: tuple[int, ...] = (1, 5, 10)
     ties: str = "expected"
+
+    @property
+    def metric_names(self) -> Sequence[str]:
+        return (*(f"recall@{k}" for k in self.ks), "recall_sum", "mrr", "median_rank")
 
     def evaluate(self, index: ExampleIndex, predict: Predict) -> Evaluation:
         """Embeds queries with the predictor "query" and candidates with "photo"."""

@@ -65,12 +65,17 @@ def make_train_step(
         )
         metrics = {**values, "grad_norm": grad_norm, "skipped": 1.0 - finite.astype(jnp.float32)}
         if schedule is not None:
-            metrics["learning_rate"] = schedule(state.step)
+            metrics["learning_rate"] = schedule(_updates_made(state.opt_state))
         state = TrainState(state.step + 1, params, variables, opt_state, ema, state.rng)
         return state, metrics
 
     placed = jax.tree.map(lambda x: x.sharding, abstract)
     return jax.jit(train_step, donate_argnums=0, out_shardings=(placed, None))
+
+
+def _updates_made(opt_state: Any) -> jax.Array:
+    """The count that the schedule inside the chain reads: skipped steps do not move it."""
+    return optax.tree_utils.tree_get_all_with_path(opt_state, "count")[-1][1]
 
 
 def make_predict_steps(

@@ -42,6 +42,7 @@ class LoopState:
       evaluated_step: at which the last evaluation was made; None before the first.
       sums, summed: of each metric over the steps since the last line of metrics.
       skipped_in_a_row: steps without a finite gradient, up to now.
+      lines: of metrics written, see `mmjax.observe.metrics_log`.
       seconds: of wall time spent, over all process starts.
     """
 
@@ -52,6 +53,7 @@ class LoopState:
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
     summed: int = 0
     skipped_in_a_row: int = 0
+    lines: int = 0
     seconds: float = 0.0
 
 
@@ -77,6 +79,10 @@ class Schedule:
     max_skipped: int
     eval_first: bool
     keep: int
+
+    def out_of_patience(self, evaluations_without_best: int) -> bool:
+        """Whether the run ends here."""
+        return self.patience is not None and evaluations_without_best >= self.patience
 
 
 def train(
@@ -114,40 +120,34 @@ def train(
     progress = Progress(step, schedule.total, batch_size)
     began = time.perf_counter() - loop.seconds
     unread: tuple[int, dict[str, jax.Array]] | None = None
-    saved_step = step if step else None
-    # The best states that the checkpoints on disk name: a run that continues needs them.
-    named = [loop.best_step]
+    if loop.best_step is not None:
+        best.check(loop.best_step)  # known now, and not when the run is over
 
     def save() -> None:
-        nonlocal saved_step, named
         loop.seconds = time.perf_counter() - began
         if log is not None:
             log.close_part()
+            loop.lines = log.lines
         checkpoints.save(step, state, dataclasses.asdict(loop), keep=schedule.keep)
-        saved_step = step
-        # One more than are kept: the removal of the oldest may not have happened yet.
-        named = [*named, loop.best_step][-schedule.keep - 1 :]
 
     def read(metrics: tuple[int, dict[str, jax.Array]] | None) -> None:
         """Adds a finished step's metrics to the sums, and writes a line when one is due."""
         if metrics is None:
             return
         at, values = metrics
-        if at == first_step + 1:
-            progress.pause(waited())  # the first step was mostly compilation
         values = {k: float(v) for k, v in jax.device_get(values).items()}
         skipped = values.pop("skipped")
         loop.skipped_in_a_row = loop.skipped_in_a_row + 1 if skipped else 0
         if skipped:
             logger.warning("step %d: loss or gradient is not finite, no update was made", at)
-        if loop.skipped_in_a_row >= schedule.max_skipped:
-            raise UserError(
-                f"{loop.skipped_in_a_row} steps in a row up to step {at} had a loss or gradient "
-                "that is not finite. The parameters are those before them; lower "
-                "config.optim.learning_rate or look at the data of these steps."
-            )
-        for name, value in values.items():
-            if not skipped:
+            if loop.skipped_in_a_row >= schedule.max_skipped:
+                raise UserError(
+                    f"{loop.skipped_in_a_row} steps in a row up to step {at} had a loss or "
+                    "gradient that is not finite, and none of them was applied: look at the data "
+                    "of these steps, or lower config.optim.learning_rate in another --workdir."
+                )
+        else:
+            for name, value in values.items():
                 loop.sums[name] = loop.sums.get(name, 0.0) + value
         loop.sums["skipped"] = loop.sums.get("skipped", 0.0) + skipped
         loop.summed += 1
@@ -158,43 +158,46 @@ def train(
             loop.sums, loop.summed = {}, 0
             timing = progress.timing(at, waited())
             _report(at, schedule.total, "train", means, timing, log, writers)
+        if at == first_step + 1:
+            progress.restart(at, waited())  # the first step was mostly compilation
 
     def evaluate_now() -> None:
         metrics = evaluate(state)
-        _report(step, schedule.total, "dev", metrics, {}, log, writers)
         value = metrics[best_metric]
-        better = loop.best_value is None or (
-            value > loop.best_value if higher_is_better else value < loop.best_value
-        )
-        loop.evaluated_step = step
         if math.isnan(value):
             raise UserError(f"{best_metric} on dev is not a number at step {step}.")
-        if better:
+        _report(step, schedule.total, "dev", metrics, {}, log, writers)
+        loop.evaluated_step = step
+        if _better(value, loop.best_value, higher_is_better):
             loop.best_value, loop.best_step = value, step
             loop.evaluations_without_best = 0
-            best.save(step, best_tree(state), {best_metric: value}, keep={*named} - {None})
-            best.wait()
+            # A best state stays while a checkpoint names it: a run may continue from any of them.
+            checkpoints.wait()
+            named = {host["best_step"] for host in checkpoints.hosts()} - {None}
+            best.save(step, best_tree(state), {best_metric: value}, keep=named)
+            best.wait()  # no checkpoint may name it before it is whole
         else:
             loop.evaluations_without_best += 1
-        progress.pause(waited())
-
-    if step == 0 and loop.evaluated_step is None and (schedule.eval_first or not schedule.total):
-        evaluate_now()
+        progress.restart(step, waited())
 
     with distributed.StopRequest() as stop:
+        if step == 0 and loop.evaluated_step is None and schedule.eval_first:
+            evaluate_now()
         while step < schedule.total:
             # (1) Stop or preempt? One decision for all processes, at the same step.
             if stop.agreed(step):
                 read(unread)
-                save()
+                if checkpoints.current != step:
+                    save()
                 checkpoints.wait()
                 raise Preempted(f"stopped at step {step} of {schedule.total}; the state is saved")
-            if _out_of_patience(loop, schedule):
+            if schedule.out_of_patience(loop.evaluations_without_best):
                 break
-            # (2) State and position are saved together, before the next batch is taken. A save
-            # that failed in the background stops the run here and not at its end.
+            # (2) State and position are saved together, before the next batch is taken and after
+            # the step was judged. A save that failed in the background stops the run here and not
+            # at its end.
             checkpoints.poll()
-            if step and step % schedule.checkpoint_every == 0 and step != saved_step:
+            if step and step % schedule.checkpoint_every == 0 and checkpoints.current != step:
                 read(unread)
                 unread = None
                 save()
@@ -205,17 +208,19 @@ def train(
             # (5) Metrics of the step before: the device works on this one meanwhile.
             read(unread)
             step, unread = step + 1, (step + 1, metrics)
-            # (6) Judge.
+            # (6) Judge. Before the next save, so that a checkpoint never owes an evaluation.
             if step == schedule.total or (schedule.eval_every and step % schedule.eval_every == 0):
                 read(unread)
                 unread = None
                 evaluate_now()
-            # (7) What watches.
+            # (7) What watches; it may lose lines, and nothing depends on it.
             if step % schedule.log_every == 0:
                 for writer in writers:
                     writer.flush()
-    read(unread)
-    if step != saved_step:
+    if loop.evaluated_step is None:  # no step to make, or the length of the run was cut
+        evaluate_now()
+        save()
+    elif checkpoints.current != step:
         save()
     checkpoints.wait()
     return state, loop
@@ -226,8 +231,8 @@ def best_tree(state: TrainState) -> dict[str, Any]:
     return {"variables": state.eval_variables()}
 
 
-def _out_of_patience(loop: LoopState, schedule: Schedule) -> bool:
-    return schedule.patience is not None and loop.evaluations_without_best >= schedule.patience
+def _better(value: float, best: float | None, higher_is_better: bool) -> bool:
+    return best is None or (value > best if higher_is_better else value < best)
 
 
 def _report(

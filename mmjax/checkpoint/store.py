@@ -8,9 +8,12 @@ last, names every file with its size and SHA-256, and all of them agree.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import hashlib
 import json
 import logging
+import os
+import re
 from collections.abc import Collection, Iterator
 from typing import Any
 
@@ -33,40 +36,48 @@ class CheckpointStore:
     """Numbered checkpoints in one folder, saved in the background.
 
     A save returns once the arrays are copied from the device; `poll` raises at the next step if
-    an earlier one failed, so that a run never goes on without knowing.
+    an earlier one failed, so that a run never goes on without knowing. Only a save changes the
+    folder: another process may read it meanwhile.
+
+    Attributes:
+      current: the checkpoint that was saved or restored last; None before.
     """
 
     def __init__(self, folder: epath.PathLike):
+        self.current: int | None = None
         self._folder = epath.Path(folder)
         self._orbax = ocp.AsyncCheckpointer(ocp.StandardCheckpointHandler())
         self._thread = concurrent.futures.ThreadPoolExecutor(1, "checkpoint")
         self._pending: concurrent.futures.Future | None = None
-        if distributed.is_main():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            self._remove_unfinished()
-        distributed.barrier(f"checkpoint store {self._folder.name}")
+        self._whole: set[int] = set()  # those whose files have been checked
 
     def save(self, step: int, tree: Any, host: dict[str, Any], keep: Collection[int] | int) -> None:
         """Saves `tree` and the JSON values `host` as number `step`; waits for an earlier save.
 
         Args:
-          keep: how many of the latest checkpoints stay, or exactly which others do; what goes is
-            removed once this one counts.
+          keep: how many of the latest checkpoints stay, this one included (none beyond `step`
+            does: a run that fell back to an older one has left them behind); or exactly which
+            others do. What goes is removed once this one counts.
 
         Raises:
           UserError: this or the earlier save failed.
         """
         self.wait()
+        self._whole.discard(step)
         target = self._folder / str(step)
         try:
-            if distributed.is_main() and target.exists():
-                target.rmtree()
+            if distributed.is_main():
+                self._folder.mkdir(parents=True, exist_ok=True)
+                self._remove_unfinished()
+                if target.exists():
+                    _remove(target)
             distributed.barrier(f"checkpoint {step}")
             self._orbax.save(target / _ARRAYS, args=ocp.args.StandardSave(tree))
         except (OSError, ValueError) as error:
             raise self._failed(step, error) from error
-        host = {"host": host, "tree": _signature(tree)}
-        self._pending = self._thread.submit(self._finish, step, host, keep)
+        record = {"host": host, "tree": _signature(tree)}
+        self._pending = self._thread.submit(self._finish, step, record, keep)
+        self.current = step
 
     def poll(self) -> None:
         """Raises UserError if the save in the background has failed."""
@@ -81,18 +92,33 @@ class CheckpointStore:
 
     def close(self) -> None:
         """Waits, and frees threads."""
-        self.wait()
-        self._thread.shutdown()
-        self._orbax.close()
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            self._orbax.close()
 
     def latest(self) -> int | None:
         """The newest checkpoint that is whole; None if there is none. Warns of broken ones."""
-        for step in sorted(self._steps(), reverse=True):
-            fault = self._fault(step)
-            if fault is None:
-                return step
-            logger.warning("checkpoint %s is not used: %s", self._folder / str(step), fault)
-        return None
+        found = -1
+        if distributed.is_main():
+            for step in sorted(self._numbers(), reverse=True):
+                fault = self._fault(step)
+                if fault is None:
+                    found = step
+                    break
+                logger.warning("checkpoint %s is not used: %s", self._folder / str(step), fault)
+        found = distributed.from_main(found)
+        return None if found < 0 else found
+
+    def check(self, step: int) -> None:
+        """Raises UserError unless checkpoint `step` is whole."""
+        fault = self._fault(step) if distributed.is_main() else None
+        if fault is not None:
+            raise UserError(
+                f"checkpoint {self._folder / str(step)} cannot be used: {fault}. Bring it back, or "
+                "train again in another --workdir."
+            )
 
     def restore(self, step: int, target: Any) -> tuple[Any, dict[str, Any]]:
         """The arrays and host values of checkpoint `step`.
@@ -103,10 +129,8 @@ class CheckpointStore:
         Raises:
           UserError: a broken checkpoint, or one of another model (the first difference is named).
         """
+        self.check(step)
         path = self._folder / str(step)
-        fault = self._fault(step)
-        if fault is not None:
-            raise UserError(f"checkpoint {path} cannot be used: {fault}.")
         saved = json.loads((path / _HOST).read_text())
         difference = _difference(saved["tree"], _signature(target))
         if difference:
@@ -115,60 +139,108 @@ class CheckpointStore:
                 "with, or another --workdir."
             )
         tree = self._orbax.restore(path / _ARRAYS, args=ocp.args.StandardRestore(target))
+        self.current = step
         return tree, saved["host"]
 
     def host(self, step: int) -> dict[str, Any]:
         """The host values of a checkpoint alone."""
         return json.loads((self._folder / str(step) / _HOST).read_text())["host"]
 
-    def _finish(self, step: int, host: dict[str, Any], keep: Collection[int] | int) -> None:
+    def hosts(self) -> list[dict[str, Any]]:
+        """The host values of all checkpoints from which a run might continue."""
+        found = []
+        for step in self._finished():
+            with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
+                found.append(self.host(step))
+        return found
+
+    def _finish(self, step: int, record: dict[str, Any], keep: Collection[int] | int) -> None:
         """Runs in the background: the manifest, then the removal of what is not kept."""
         try:
             self._orbax.wait_until_finished()
             if not distributed.is_main():
                 return
             path = self._folder / str(step)
-            (path / _HOST).write_text(json.dumps(host))
+            (path / _HOST).write_text(json.dumps(record))
             (path / _MANIFEST).write_text(json.dumps(_digests(path)))
-            steps = sorted(self._steps())
-            kept = set(steps[-keep:]) if isinstance(keep, int) else {*keep, step}
+            steps = self._finished()
+            if isinstance(keep, int):
+                keep = [s for s in steps if s <= step][-keep:]
             for old in steps:
-                if old not in kept:
-                    (self._folder / str(old)).rmtree()
+                if old not in {*keep, step}:
+                    _remove(self._folder / str(old))
         except (OSError, ValueError) as error:
             raise self._failed(step, error) from error
 
     def _failed(self, step: int, error: Exception) -> UserError:
-        self._remove_unfinished()
+        if distributed.is_main():
+            with contextlib.suppress(OSError):  # what is left goes with the next save
+                self._remove_unfinished()
         return UserError(
-            f"checkpoint {step} could not be saved in {self._folder}: {error}. The run stopped; "
-            "free space or mend the folder, and the same command continues from the checkpoint "
-            "before it."
+            f"checkpoint {step} could not be saved in {self._folder} ({_reason(error)}): the run "
+            "stopped; free space or mend the folder, and the same command continues from the "
+            "checkpoint before it."
         )
 
-    def _steps(self) -> list[int]:
-        return [
-            int(p.name)
-            for p in self._folder.iterdir()
-            if p.name.isdigit() and (p / _MANIFEST).exists()
-        ]
+    def _numbers(self) -> list[int]:
+        """Of all directories that look like checkpoints."""
+        if not self._folder.exists():
+            return []
+        return sorted(int(p.name) for p in self._folder.iterdir() if p.name.isdigit())
+
+    def _finished(self) -> list[int]:
+        """Those with a manifest, in order."""
+        return [step for step in self._numbers() if _manifest(self._folder / str(step))]
 
     def _remove_unfinished(self) -> None:
-        for path in self._folder.iterdir():
-            if path.is_dir() and not (path / _MANIFEST).exists():
-                path.rmtree()
+        """What a save left that was killed or failed."""
+        for step in self._numbers():
+            if not _manifest(self._folder / str(step)):
+                _remove(self._folder / str(step))
 
     def _fault(self, step: int) -> str | None:
+        if step in self._whole:
+            return None
         path = self._folder / str(step)
         try:
-            wanted = json.loads((path / _MANIFEST).read_text())
+            wanted = _manifest(path)
+            if not wanted:
+                return "its save was not finished"
             found = _digests(path)
-        except (OSError, ValueError) as error:
-            return f"its manifest cannot be read ({error})"
+        except OSError as error:
+            raise UserError(
+                f"checkpoint {path} cannot be read ({_reason(error)}): see that it can, "
+                "and run the same command again."
+            ) from error
         if wanted == found:
+            self._whole.add(step)
             return None
         names = sorted(k for k in {*wanted, *found} if wanted.get(k) != found.get(k))
         return f"{names[0]} is missing or was changed since it was saved"
+
+
+def _reason(error: Exception) -> str:
+    """The system's words; TensorStore gives its error number at the end of a long report."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code is not None:
+        return os.strerror(int(code[1]))
+    return getattr(error, "strerror", None) or str(error).partition("\n")[0]
+
+
+def _manifest(path: epath.Path) -> dict[str, list] | None:
+    """None where there is none, or one that was cut off."""
+    try:
+        found = json.loads((path / _MANIFEST).read_text())
+    except (FileNotFoundError, NotADirectoryError, ValueError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _remove(path: epath.Path) -> None:
+    """The manifest goes first: a removal that is cut short leaves nothing that counts."""
+    if path.is_dir():
+        (path / _MANIFEST).unlink(missing_ok=True)
+        path.rmtree()
 
 
 def _digests(path: epath.Path) -> dict[str, list]:

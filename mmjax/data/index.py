@@ -150,11 +150,11 @@ def _write(index: ExampleIndex, path: epath.Path) -> None:
 
 
 def _read(path: epath.Path) -> ExampleIndex | None:
-    digest = path.with_suffix(".sha256")
-    if not (path.exists() and digest.exists()):
+    try:
+        data, digest = path.read_bytes(), path.with_suffix(".sha256").read_bytes()
+    except OSError:
         return None
-    data = path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != digest.read_text():
+    if hashlib.sha256(data).hexdigest().encode() != digest:
         return None
     with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
         groups = {

@@ -59,7 +59,13 @@ class TrainPlan:
     def __post_init__(self):
         if not self.sizes or min(self.sizes) < 1:
             raise ValueError(f"every source needs an example, sizes are {list(self.sizes)}")
-        if self.weights is not None and self._shares().min() < 1:
+        if self.weights is None:
+            return
+        if len(self.weights) != len(self.sizes) or min(self.weights) <= 0:
+            raise ValueError(
+                f"{len(self.sizes)} sources need as many positive weights, not {list(self.weights)}"
+            )
+        if self._shares().min() < 1:
             raise ValueError(f"a weight is below 1/{_PATTERN} of the sum: {list(self.weights)}")
 
     def batch(self, k: int) -> PlannedBatch:

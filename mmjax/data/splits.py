@@ -18,8 +18,12 @@ class Split:
     index: ExampleIndex
 
     def ids(self) -> list[str]:
-        """Id of each example's dialogue."""
-        return [self.source[int(record)].id for record in self.index.record]
+        """A name of each example: its dialogue's id, with "#1", "#2", ... after the first."""
+        found = zip(self.index.record, self.index.sub, strict=True)
+        return [
+            f"{self.source[int(record)].id}#{sub}" if sub else self.source[int(record)].id
+            for record, sub in found
+        ]
 
 
 def open_source(options: DataOptions, split: str) -> Source:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -10,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from mmjax.models.layers import Projection
+from mmjax.models.layers import Projection, keep_mask
 from mmjax.parallel.rules import constrain
 
 # Finite, so that a row whose keys are all padding (an example that only fills up a batch) gives
@@ -38,10 +39,77 @@ class SelfAttention(nn.Module):
             return constrain(y, "batch", "length", "act_heads", None)  # [B, L, H, K]
 
         query, key, value = project("query"), project("key"), project("value")
-        query = query * (1.0 / math.sqrt(self.head_dim))
-        logits = jnp.einsum("blhk,bmhk->bhlm", query, key, preferred_element_type=jnp.float32)
-        logits = jnp.where(mask[:, None, None, :], logits, MASKED)
-        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-        weights = nn.Dropout(self.dropout)(weights, deterministic=not train)
-        mixed = jnp.einsum("bhlm,bmhk->blhk", weights, value)  # [B, L, H, K]
+        keep = None
+        if train and self.dropout > 0:
+            batch, length = mask.shape
+            shape = (batch, self.heads, length, length)
+            keep = keep_mask(self.make_rng("dropout"), self.dropout, shape)
+            keep = constrain(keep, "batch", "act_heads", "length", None)
+        mixed = attend(query, key, value, mask, keep, self.dropout)  # [B, L, H, K]
         return Projection((x.shape[-1],), names, ("embed",), self.dtype, name="output")(mixed)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def attend(
+    query: Float[Array, "B L H K"],
+    key: Float[Array, "B M H K"],
+    value: Float[Array, "B M H K"],
+    mask: Bool[Array, "B M"],
+    keep: Bool[Array, "B H L M"] | None,
+    dropout: float,
+) -> Float[Array, "B L H K"]:
+    """softmax(query key / sqrt(K)) value over the keys that `mask` allows; softmax in float32.
+
+    `keep` is the dropout mask of the weights at rate `dropout`. The backward pass computes the
+    weights [B, H, L, M] again instead of keeping them (Dao et al. 2022, section 3.1).
+    """
+    return _attend_forward(query, key, value, mask, keep, dropout)[0]
+
+
+def _attend_forward(
+    query: Array, key: Array, value: Array, mask: Array, keep: Array | None, dropout: float
+) -> tuple[Array, tuple[Array | None, ...]]:
+    logits = _logits(query, key, mask)  # [B, H, L, M]
+    highest = jnp.max(logits, axis=-1, keepdims=True)
+    weights = jnp.exp(logits - highest)
+    inverse = 1 / jnp.sum(weights, axis=-1, keepdims=True)  # [B, H, L, 1]
+    weights = _drop(weights, keep, dropout).astype(value.dtype)
+    out = _float32("bhlm,bmhk->blhk", weights, value)
+    # Divided after the product: by K / M fewer divisions.
+    out = (out * jnp.swapaxes(inverse, 1, 2)).astype(value.dtype)
+    return out, (query, key, value, mask, keep, highest, inverse, out)
+
+
+def _attend_backward(
+    dropout: float, saved: tuple[Array | None, ...], dout: Array
+) -> tuple[Array | None, ...]:
+    query, key, value, mask, keep, highest, inverse, out = saved
+    dtype = query.dtype
+    weights = jnp.exp(_logits(query, key, mask) - highest) * inverse
+    dropped = _drop(weights, keep, dropout).astype(dtype)
+    dvalue = _float32("bhlm,blhk->bmhk", dropped, dout)
+    dweights = _drop(_float32("blhk,bmhk->bhlm", dout, value), keep, dropout)
+    # The softmax's gradient needs sum(weights * dweights) per row, which is sum(out * dout).
+    along = jnp.sum(out.astype(jnp.float32) * dout.astype(jnp.float32), axis=-1)  # [B, L, H]
+    dlogits = weights * (dweights - jnp.swapaxes(along, 1, 2)[..., None])
+    dlogits = dlogits.astype(dtype)
+    scale = 1 / math.sqrt(query.shape[-1])
+    dquery = _float32("bhlm,bmhk->blhk", dlogits, key) * scale
+    dkey = _float32("bhlm,blhk->bmhk", dlogits, query) * scale
+    return dquery.astype(dtype), dkey.astype(dtype), dvalue.astype(dtype), None, None
+
+
+attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _logits(query: Array, key: Array, mask: Array) -> Array:
+    logits = _float32("blhk,bmhk->bhlm", query, key) * (1 / math.sqrt(query.shape[-1]))
+    return jnp.where(mask[:, None, None, :], logits, MASKED)
+
+
+def _drop(x: Array, keep: Array | None, dropout: float) -> Array:
+    return x if keep is None else jnp.where(keep, x / (1 - dropout), 0)
+
+
+def _float32(equation: str, a: Array, b: Array) -> Array:
+    return jnp.einsum(equation, a, b, preferred_element_type=jnp.float32)

@@ -14,7 +14,14 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.models.attention import SelfAttention
-from mmjax.models.layers import FeedForward, LayerNorm, LearnedPositions, Table, round_up
+from mmjax.models.layers import (
+    Dropout,
+    FeedForward,
+    LayerNorm,
+    LearnedPositions,
+    Table,
+    round_up,
+)
 from mmjax.parallel.rules import constrain
 
 # 128 is the width of a TPU register row, and divides by any usual number of devices, which a
@@ -110,7 +117,7 @@ class Embeddings(nn.Module):
         x = constrain(words(ids), "batch", "length", "act_embed")  # [B, L, D]
         x = x + position(ids.shape[1], config.width)
         x = x + segment(jnp.zeros_like(ids) if segments is None else segments)
-        x = nn.Dropout(config.dropout)(norm(x), deterministic=not train)
+        x = Dropout(config.dropout)(norm(x), train)
         return constrain(x, "batch", "length", "act_embed")
 
 
@@ -125,14 +132,14 @@ class PostNormLayer(nn.Module):
         self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"]
     ) -> tuple[Float[Array, "B L D"], None]:
         config, dtype = self.config, jnp.dtype(self.config.dtype)
-        dropout = nn.Dropout(config.dropout, deterministic=not self.train)
+        dropout = Dropout(config.dropout)
         attention = config.attention.copy(name="attention", dtype=dtype)
         attention_norm = config.norm.copy(name="attention_norm", dtype=dtype)
         feed_forward = config.feed_forward.copy(name="feed_forward", dtype=dtype)
         feed_forward_norm = config.norm.copy(name="feed_forward_norm", dtype=dtype)
-        x = attention_norm(x + dropout(attention(x, mask, self.train)))
+        x = attention_norm(x + dropout(attention(x, mask, self.train), self.train))
         x = constrain(x, "batch", "length", "act_embed")
-        x = feed_forward_norm(x + dropout(feed_forward(x)))
+        x = feed_forward_norm(x + dropout(feed_forward(x), self.train))
         return constrain(x, "batch", "length", "act_embed"), None  # None: scan stacks nothing
 
 

@@ -1,8 +1,9 @@
 """The run's own record of its metrics: JSON lines in which no step is missing or told twice.
 
 One folder, one file per process start and checkpoint interval, never touched again once the next
-one is begun: nothing relies on append or rename, so it works on an object store. A start that
-continues at step s takes over from there: what earlier starts wrote beyond s is not read.
+one is begun: nothing relies on append or rename, so it works on an object store. A checkpoint
+remembers how many lines there were when it was saved; the start that continues from it says so in
+its first line, and what earlier starts wrote beyond them does not count.
 """
 
 from __future__ import annotations
@@ -20,52 +21,61 @@ class MetricsLog:
 
     Values are a function of the run; timings are not, and stand apart so that two runs can be
     compared.
+
+    Attributes:
+      lines: that count so far, over all starts.
     """
 
-    def __init__(self, folder: epath.PathLike, resumed_from: int):
-        """`resumed_from`: step of the checkpoint this start continues; -1: there is none."""
+    def __init__(self, folder: epath.PathLike, kept: int):
+        """`kept`: lines of earlier starts that count; 0 for a run that begins."""
         self._folder = epath.Path(folder)
-        self._folder.mkdir(parents=True, exist_ok=True)
+        self._part, self._text = 0, ""
+        self.lines = kept
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise self._failed(error) from error
         self._start = 1 + max((start for start, _, _ in _files(self._folder)), default=-1)
-        self._part = 0
-        self._lines: list[str] = []
-        self._put({"resumed_from": resumed_from})
+        self._put({"kept": kept})
 
     def write(self, step: int, values: dict[str, float], timing: dict[str, float]) -> None:
-        """One line, on disk when this returns."""
+        """One line, on disk when this returns. Raises UserError if it cannot be written."""
         self._put({"step": step, "values": values, "timing": timing})
+        self.lines += 1
 
     def close_part(self) -> None:
-        """Called before a checkpoint: the lines so far are never rewritten."""
-        if self._lines:
-            self._lines, self._part = [], self._part + 1
+        """Called before a checkpoint: a kill can cut off lines only of the file being written."""
+        if self._text:
+            self._part, self._text = self._part + 1, ""
 
     def _put(self, line: dict[str, Any]) -> None:
-        self._lines.append(json.dumps(line, sort_keys=True))
-        path = self._folder / f"{self._start:04d}-{self._part:06d}.jsonl"
+        self._text += json.dumps(line, sort_keys=True) + "\n"
         try:
-            path.write_text("".join(f"{text}\n" for text in self._lines))
+            (self._folder / f"{self._start:04d}-{self._part:06d}.jsonl").write_text(self._text)
         except OSError as error:
-            raise UserError(
-                f"cannot write metrics to {path} ({error.strerror or error}): the run stopped; "
-                "free space, and the same command continues."
-            ) from error
+            raise self._failed(error) from error
+
+    def _failed(self, error: OSError) -> UserError:
+        return UserError(
+            f"cannot write metrics in {self._folder} ({error.strerror or error}): the run stopped; "
+            "free space, and the same command continues."
+        )
 
 
 def read_metrics(folder: epath.PathLike) -> list[dict[str, Any]]:
-    """Every line that counts, by step; a line cut off by a kill is no line."""
-    kept: list[dict[str, Any]] = []
+    """Every line that counts, in the order of the run; a line cut off by a kill is no line."""
+    lines: list[dict[str, Any]] = []
     for _, _, path in sorted(_files(epath.Path(folder))):
         for text in path.read_text().splitlines():
             try:
                 line = json.loads(text)
             except ValueError:
                 continue
-            if "resumed_from" in line:
-                kept = [k for k in kept if k["step"] <= line["resumed_from"]]
+            if "kept" in line:
+                del lines[line["kept"] :]
             else:
-                kept.append(line)
-    return kept
+                lines.append(line)
+    return lines
 
 
 def _files(folder: epath.Path) -> list[tuple[int, int, epath.Path]]:

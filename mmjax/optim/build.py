@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from mmjax.config import limited
 from mmjax.errors import UserError
 
 
@@ -19,9 +20,10 @@ class OptimOptions:
     """Attributes:
     name: update rule. "adamw" decays weights apart from the gradient (Loshchilov and Hutter).
     learning_rate: at the top of the schedule.
-    schedule: after the warm-up: "constant"; "linear" or "cosine" down to 0 at the last step;
-      "staircase": learning_rate x decay_rate^floor(step / decay_steps), as PhotoChat states.
-    warmup_steps: steps of linear rise from 0.
+    schedule: counted from the end of the warm-up: "constant"; "linear" or "cosine" to 0, which the
+      update after the last would have; "staircase": learning_rate x decay_rate^floor(step /
+      decay_steps), as PhotoChat states.
+    warmup_steps: updates of linear rise; number i of them has learning_rate x i / warmup_steps.
     warmup_fraction: the same as a fraction of the run; give one of the two.
     decay_rate, decay_steps: of "staircase".
     b1, b2, eps: of Adam.
@@ -33,19 +35,19 @@ class OptimOptions:
     """
 
     name: Literal["adam", "adamw", "sgd"] = "adamw"
-    learning_rate: float = 5e-5
+    learning_rate: float = limited(5e-5, low=0)
     schedule: Literal["constant", "linear", "cosine", "staircase"] = "linear"
-    warmup_steps: int | None = None
-    warmup_fraction: float | None = None
-    decay_rate: float = 0.999
-    decay_steps: int = 1000
-    b1: float = 0.9
-    b2: float = 0.999
-    eps: float = 1e-8
-    weight_decay: float = 0.01
+    warmup_steps: int | None = limited(None, low=0)
+    warmup_fraction: float | None = limited(None, low=0, high=1)
+    decay_rate: float = limited(0.999, above=0, high=1)
+    decay_steps: int = limited(1000, low=1)
+    b1: float = limited(0.9, low=0, below=1)
+    b2: float = limited(0.999, low=0, below=1)
+    eps: float = limited(1e-8, above=0)
+    weight_decay: float = limited(0.01, low=0)
     no_decay: str = r"(bias|scale)$"
-    clip_norm: float | None = 1.0
-    ema_decay: float | None = None
+    clip_norm: float | None = limited(1.0, above=0)
+    ema_decay: float | None = limited(None, low=0, high=1)
 
 
 def build_optimizer(options: OptimOptions, total_steps: int) -> optax.GradientTransformation:
@@ -72,7 +74,7 @@ def build_schedule(options: OptimOptions, total_steps: int) -> Callable[[Any], j
     """Learning rate as a function of the number of updates made so far.
 
     Raises:
-      UserError: both warm-ups given, or a warm-up longer than the run.
+      UserError: both warm-ups given, or one that is longer than the run.
     """
     warmup = _warmup_steps(options, total_steps)
     peak, rest = options.learning_rate, max(1, total_steps - warmup)
@@ -101,8 +103,11 @@ def _warmup_steps(options: OptimOptions, total_steps: int) -> int:
     steps = options.warmup_steps
     if steps is None:
         steps = round((options.warmup_fraction or 0.0) * total_steps)
-    if not 0 <= steps <= total_steps:
-        raise UserError(f"a warm-up of {steps} steps does not fit a run of {total_steps} steps.")
+    # A run of no steps only scores the first state.
+    if steps > total_steps > 0:
+        raise UserError(
+            f"config.optim.warmup_steps={steps} does not fit a run of {total_steps} steps."
+        )
     return steps
 
 

@@ -104,6 +104,13 @@ def is_main() -> bool:
     return jax.process_index() == 0
 
 
+def from_main(value: int) -> int:
+    """The main process's value, on every process."""
+    if jax.process_count() == 1:
+        return value
+    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+
+
 def to_host(x: jax.Array) -> np.ndarray:
     """A global array as numpy on every process."""
     if x.is_fully_addressable:

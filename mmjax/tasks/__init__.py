@@ -9,7 +9,9 @@ from mmjax.config import suggestion
 from mmjax.errors import UserError
 
 # name -> module with OPTIONS and MODEL_OPTIONS (dataclasses) and TASK (a class over both).
-TASKS = {"retrieval": "mmjax.tasks.retrieval"}
+TASKS = {
+    "retrieval": "mmjax.tasks.retrieval",
+}
 
 
 def task_module(name: str) -> Any:

@@ -7,6 +7,7 @@ name it in `mmjax/tasks/__init__.py`.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -19,7 +20,19 @@ from mmjax.evaluators import Evaluator, Predict
 from mmjax.losses.objective import Objective
 
 Batch = Mapping[str, Any]
-Predictor = Callable[[Any, Batch], jax.Array]
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """Something a trained model offers outside its loss.
+
+    Attributes:
+      fn: (variables, batch) -> array [B, ...].
+      features: what it reads of a batch; examples are sorted by the length of the first.
+    """
+
+    fn: Callable[[Any, Batch], jax.Array]
+    features: tuple[str, ...]
 
 
 class Task(Featurizer, Protocol):
@@ -38,7 +51,7 @@ class Task(Featurizer, Protocol):
         """What is minimised."""
 
     def predictors(self) -> Mapping[str, Predictor]:
-        """Named functions (variables, batch) -> array [B, ...] that a trained model offers."""
+        """What a trained model offers, by name."""
 
     def initial_params(self, target: Any) -> tuple[Any, Any]:
         """Pretrained weights for `target` (abstract parameters with shardings).

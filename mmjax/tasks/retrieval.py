@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from etils import epath
 
+from mmjax.config import limited
 from mmjax.data import tokenizers
 from mmjax.data.examples import Example, SkipRecord
 from mmjax.data.featurize import Ragged, buckets_up_to
@@ -30,6 +31,7 @@ from mmjax.models.presets import PRESETS
 from mmjax.models.transformer import TransformerConfig
 from mmjax.pretrained.folder import load_folder
 from mmjax.pretrained.loading import load_transformer, transformer_config
+from mmjax.tasks.base import Predictor
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,13 +59,13 @@ class ModelOptions:
     label_weights: str | None = None
     shared: bool = False
     pooling: Literal["cls", "mean"] = "cls"
-    joint_dim: int | None = 512
-    logit_scale: float = 1.0
+    joint_dim: int | None = limited(512, low=1)
+    logit_scale: float = limited(1.0, above=0)
     learn_scale: bool = False
-    vocab_size: int = 8000
-    dropout: float | None = None
+    vocab_size: int = limited(8000, low=1)
+    dropout: float | None = limited(None, low=0, high=1)
     dtype: Literal["float32", "bfloat16"] = "float32"
-    unroll: int = 1
+    unroll: int = limited(1, low=0)
     remat: Literal["none", "full", "dots"] = "none"
 
 
@@ -86,12 +88,12 @@ class RetrievalOptions:
     """
 
     query: Literal["sharer", "both"] = "sharer"
-    query_max_length: int = 128
-    label_max_length: int = 128
+    query_max_length: int = limited(128, low=3)
+    label_max_length: int = limited(128, low=3)
     keep: Literal["end", "start"] = "end"
     label_separator: str = ", "
     loss: Literal["ce", "sh", "mh"] = "ce"
-    margin: float = 0.2
+    margin: float = limited(0.2, low=0)
     reduction: Literal["mean", "sum"] = "mean"
     mask_equal_labels: bool = True
     ties: Literal["expected", "pessimistic", "argsort_reversed"] = "expected"
@@ -134,7 +136,7 @@ class RetrievalText:
 
     def labels(self, dialogue: Dialogue, sub: int) -> str:
         """The text of the photo that is looked for."""
-        return self.options.label_separator.join(shared_photo(dialogue, sub)[1].labels)
+        return self.options.label_separator.join(_labels(shared_photo(dialogue, sub)[1]))
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -158,7 +160,7 @@ class RetrievalText:
             query, labels = self.query(dialogue, sub), self.labels(dialogue, sub)
             if query and labels:
                 # "labels" is what a model reads, in its order; "label_set" what the photo shows.
-                label_set = "\n".join(sorted(set(photo.labels)))
+                label_set = "\n".join(sorted(set(_labels(photo))))
                 keys = {"photo": photo.id, "label_set": label_set, "labels": labels}
                 found.append((sub, query, labels, keys))
         if not found:
@@ -175,11 +177,11 @@ class RetrievalText:
         """The split's distinct photos."""
         return candidate_pool(split.index, candidate="photo", content="labels")
 
-    def ranked(self, split: Split, scores: np.ndarray, top: int) -> list[dict[str, Any]]:
+    def ranked(self, split: Split, scores: Iterable[np.ndarray], top: int) -> list[dict[str, Any]]:
         """The `top` photos for every example, as JSON values.
 
         Args:
-          scores: [N, U] of every example against every distinct content of `self.pool(split)`.
+          scores: for each example [U], against every distinct content of `self.pool(split)`.
         """
         pool, index = self.pool(split), split.index
         found = [
@@ -187,12 +189,13 @@ class RetrievalText:
         ]
         photos = [shared_photo(*found[i])[1] for i in pool.example_of]
         answers = []
-        for i, (dialogue, sub) in enumerate(found):
-            of_photo = scores[i, pool.content_of]
+        rows = zip(found, split.ids(), scores, strict=True)
+        for i, ((dialogue, sub), name, row) in enumerate(rows):
+            of_photo = row[pool.content_of]
             order = np.argsort(-of_photo, kind="stable")[:top]
             answers.append(
                 {
-                    "id": dialogue.id,
+                    "id": name,
                     "query": self.query(dialogue, sub),
                     "photo": photos[pool.gold[i]].id,
                     "labels": list(photos[pool.gold[i]].labels),
@@ -217,12 +220,12 @@ class RetrievalTask(RetrievalText):
         super().__init__(options)
         self.model = model
         self._tokenizer: tokenizers.Tokenizer | None = None
-        self._weights = _open_weights(model.weights)
-        self._label_weights = _open_weights(model.label_weights)
         if model.label_weights and (model.shared or not model.weights):
             raise UserError(
                 "config.model.label_weights needs config.model.weights and shared=False."
             )
+        self._weights = _open_weights(model.weights)
+        self._label_weights = _open_weights(model.label_weights)
 
     # Data
 
@@ -282,10 +285,10 @@ class RetrievalTask(RetrievalText):
 
     def module(self) -> DualEncoder:
         model = self.model
-        query = self._transformer(model.text, self._weights)
+        query = self._transformer("text", model.text, self._weights)
         labels = query
         if not model.shared and (model.labels or self._label_weights):
-            labels = self._transformer(model.labels or "weights", self._label_weights)
+            labels = self._transformer("labels", model.labels or "weights", self._label_weights)
         if model.shared and model.labels not in (None, model.text):
             raise UserError(
                 f"config.model.shared=True needs one kind of tower, but text={model.text!r} and "
@@ -331,21 +334,23 @@ class RetrievalTask(RetrievalText):
             ]
         )
 
-    def predictors(self) -> Mapping[str, Any]:
+    def predictors(self) -> Mapping[str, Predictor]:
         module = self.module()
-        return {
-            "query": lambda v, batch: module.apply(
-                v, batch["query"], method=DualEncoder.embed_query
-            ),
-            "photo": lambda v, batch: module.apply(
-                v, batch["photo"], method=DualEncoder.embed_photo
-            ),
-        }
+
+        def query(variables: Any, batch: Any) -> jax.Array:
+            return module.apply(variables, batch["query"], method=DualEncoder.embed_query)
+
+        def photo(variables: Any, batch: Any) -> jax.Array:
+            return module.apply(variables, batch["photo"], method=DualEncoder.embed_photo)
+
+        return {"query": Predictor(query, ("query",)), "photo": Predictor(photo, ("photo",))}
 
     def answers(self, split: Split, predict: Predict, top: int) -> list[dict[str, Any]]:
         pool = self.pool(split)
         queries = predict("query", np.arange(len(split.index)))
-        return self.ranked(split, queries @ predict("photo", pool.content).T, top)
+        photos = predict("photo", pool.content)
+        # One row at a time: the whole matrix would not fit for a large split.
+        return self.ranked(split, (photos @ query for query in queries), top)
 
     def initial_params(self, target: Any) -> tuple[Any, Any]:
         if self._weights is None:
@@ -360,11 +365,12 @@ class RetrievalTask(RetrievalText):
                 params["label_tower"], reports["label_tower"] = loaded
         return params, reports
 
-    def _transformer(self, preset: str, weights: Any) -> TransformerConfig:
+    def _transformer(self, key: str, preset: str, weights: Any) -> TransformerConfig:
         model = self.model
         if preset == "weights":
             if weights is None:
-                raise UserError('config.model.text="weights" needs config.model.weights.')
+                needed = {"text": "weights", "labels": "label_weights"}[key]
+                raise UserError(f'config.model.{key}="weights" needs config.model.{needed}.')
             config = transformer_config(weights)
         elif preset in PRESETS:
             config = PRESETS[preset]
@@ -381,7 +387,7 @@ class RetrievalTask(RetrievalText):
                 config = dataclasses.replace(config, vocab_size=self._tokenizer.vocab_size)
         else:
             raise UserError(
-                f"config.model.text={preset!r} is no encoder: there are "
+                f"config.model.{key}={preset!r} is no encoder: there are "
                 f'{", ".join(PRESETS)} and "weights".'
             )
         if self._tokenizer.vocab_size > config.padded_vocab_size:
@@ -399,6 +405,11 @@ class RetrievalTask(RetrievalText):
             attention = config.attention.copy(dropout=model.dropout)
             config = dataclasses.replace(config, dropout=model.dropout, attention=attention)
         return config
+
+
+def _labels(photo: Photo) -> list[str]:
+    """The labels that say something."""
+    return [label.strip() for label in photo.labels if label.strip()]
 
 
 def _read(source: Source) -> Iterable[Dialogue]:

@@ -26,9 +26,6 @@ def inputs():
     "loss", [SoftmaxCE(), SumHinge(), HardestHinge()], ids=lambda x: type(x).__name__
 )
 def test_eight_devices_give_the_loss_and_gradient_of_one(loss, shape):
-    if len(jax.devices()) < 8:
-        pytest.skip("needs eight devices (XLA_FLAGS=--xla_force_host_platform_device_count=8)")
-
     def term(rows, columns, scale, keys, weights):
         value, weight = pair_term(rows, columns, loss=loss, scale=scale, keys=keys, weights=weights)
         return value, (weight, pair_accuracy(rows, columns, keys=keys, weights=weights))
@@ -53,9 +50,6 @@ def test_eight_devices_give_the_loss_and_gradient_of_one(loss, shape):
 
 @pytest.mark.parametrize("term", ["loss", "accuracy"])
 def test_a_device_holds_its_rows_of_the_scores_and_never_all(term):
-    if len(jax.devices()) < 8:
-        pytest.skip("needs eight devices (XLA_FLAGS=--xla_force_host_platform_device_count=8)")
-
     def gradient(rows, columns):
         return jax.grad(lambda r: pair_term(r, columns, loss=SoftmaxCE())[0])(rows)
 
