@@ -35,17 +35,17 @@ def get_config(variant: str = "") -> ConfigDict:
 
     Args:
       variant: `model`: one of MODELS; `text`: one of TEXTS; `weights`: folder or hub id of the
-        text encoder; `dataset`: a builder; `demo`: small and quick.
+        text encoder; `dataset`: a builder; `demo`: a small model, trained in minutes on generated
+        dialogues unless a dataset is named.
     """
-    arg = parse_variant(
-        variant, model="de_label", text="bert", weights="", dataset="photochat", demo=False
-    )
+    arg = parse_variant(variant, model="de_label", text="bert", weights="", dataset="", demo=False)
     for name, choices in (("model", MODELS), ("text", TEXTS)):
         value = getattr(arg, name)
         if value not in choices:
             near = suggestion(value, choices)
             raise UserError(f"variant {name}={value!r} of the config does not exist{near}.")
-    data = DataOptions(dataset="photochat/demo" if arg.demo else arg.dataset)
+    default = "photochat/demo" if arg.demo else "photochat"
+    data = DataOptions(dataset=arg.dataset or default)
     if arg.model == "bm25":
         return new_config(
             label="BM25",
@@ -85,11 +85,11 @@ def _minilm(data: DataOptions, weights: str) -> ConfigDict:
             "Hugging Face folder or hub id such as sentence-transformers/all-MiniLM-L6-v2."
         )
     return new_config(
-        label="DE_label (MiniLM-L6, shared), CE",
+        label="DE_label (MiniLM-L6), CE",
         system="network",
         task_name="retrieval",
         data=data,
-        task=RetrievalOptions(query_max_length=128),
+        task=RetrievalOptions(query_max_length=64, label_max_length=32),
         model=ModelOptions(
             text="minilm-l6",
             weights=weights,
@@ -100,7 +100,7 @@ def _minilm(data: DataOptions, weights: str) -> ConfigDict:
             unroll=0,
         ),
         optim=OptimOptions(learning_rate=5e-5, warmup_fraction=0.1),
-        train=TrainOptions(global_batch_size=128, total_epochs=4.0),
+        train=TrainOptions(global_batch_size=128, total_epochs=3.0),
         eval=EvalOptions(every_epochs=1.0),
     )
 
