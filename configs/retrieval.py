@@ -122,7 +122,7 @@ def _demo(data: DataOptions) -> ConfigDict:
             unroll=0,
         ),
         optim=OptimOptions(learning_rate=1e-3, warmup_fraction=0.1),
-        train=TrainOptions(global_batch_size=64, total_epochs=30.0),
-        eval=EvalOptions(every_epochs=5.0),
+        train=TrainOptions(global_batch_size=64, total_epochs=10.0),
+        eval=EvalOptions(every_epochs=2.0),
         observe=ObserveOptions(log_every_steps=20),
     )
