@@ -72,18 +72,19 @@ def main(argv: Sequence[str]) -> int:
                 return EXIT_PREEMPTED
             _print_result(workdir)
     elif _MODE.value == "eval":
+        evaluation = system.evaluate(workdir, _SPLIT.value)
+        # Entered when there is something to see, and before it is seen.
         if _SPLIT.value == "test" and distributed.is_main():
             looks = workdir.look_at_test("--mode=eval")
             logging.getLogger(__name__).info(
                 "look number %d at a test split from this working directory", looks
             )
-        evaluation = system.evaluate(workdir, _SPLIT.value)
         for name, value in evaluation.metrics.items():
             print(f"{_SPLIT.value}/{name}  {value:.2f}")
     else:
+        answers = system.predict(workdir, _SPLIT.value, _TOP.value)
         if _SPLIT.value == "test" and distributed.is_main():
             workdir.look_at_test("--mode=predict")
-        answers = system.predict(workdir, _SPLIT.value, _TOP.value)
         path = workdir.path / "predictions" / f"{_SPLIT.value}.jsonl"
         if distributed.is_main():
             path.parent.mkdir(parents=True, exist_ok=True)

@@ -50,7 +50,7 @@ def make_train_step(
             return loss, (values, dict(mutated))
 
         grads, (values, variables) = jax.grad(loss_fn, has_aux=True)(state.params)
-        grad_norm = optax.global_norm(grads)
+        grad_norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
@@ -75,7 +75,7 @@ def make_train_step(
 
 def _updates_made(opt_state: Any) -> jax.Array:
     """The count that the schedule inside the chain reads: skipped steps do not move it."""
-    return optax.tree_utils.tree_get_all_with_path(opt_state, "count")[-1][1]
+    return optax.tree.get_all_with_path(opt_state, "count")[-1][1]
 
 
 def make_predict_steps(

@@ -20,6 +20,9 @@ from mmjax.errors import UserError
 
 PAD, UNK, CLS, SEP = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 
+SPECIAL_PIECES, BYTE_PIECES = 4, 256
+MIN_VOCAB = 300  # leaves room for a few characters
+
 TOKENIZER_JSON = "tokenizer.json"
 VOCAB_TXT = "vocab.txt"
 TOKENIZER_CONFIG = "tokenizer_config.json"
@@ -92,7 +95,8 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | Path) -
     """
     import sentencepiece
 
-    sentences = [line for text in texts for line in _clean(text).splitlines() if line.strip()]
+    texts = [_clean(text) for text in texts]
+    sentences = _lines("\n".join(texts))
     if not sentences:
         raise UserError("There is no text to train a tokenizer on: every text is empty.")
     if vocab_size < MIN_VOCAB:
@@ -102,14 +106,14 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | Path) -
         )
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(sentences),
+        sentence_iterator=iter(_without_rare_characters(sentences, vocab_size)),
         model_writer=model,
         model_type="unigram",
         vocab_size=vocab_size,
         hard_vocab_limit=False,
         byte_fallback=True,
-        character_coverage=_coverage(sentences, vocab_size),
-        max_sentence_length=max(len(s.encode()) for s in sentences) + 1,
+        character_coverage=1.0,
+        max_sentence_length=1 << 30,  # longer ones would be left out without a word
         pad_id=0,
         unk_id=1,
         bos_id=2,
@@ -246,21 +250,20 @@ class _SentencePieceTokenizer(_FileTokenizer):
         return np.asarray(self._processor.encode(_clean(text), out_type=int), np.int32)
 
 
-# 4 special pieces, 256 bytes, and room for a few characters.
-MIN_VOCAB = 300
+def _without_rare_characters(sentences: list[str], vocab_size: int) -> list[str]:
+    """The sentences, cut at the characters that shall have no piece of their own.
 
-
-def _coverage(sentences: list[str], vocab_size: int) -> float:
-    """The share of all characters that get a piece of their own.
-
-    All of them, unless (as in Chinese) they would take more than half of the vocabulary and
-    leave no room for words; the rarest are then spelled in bytes.
+    These are the rarest where all characters (Chinese has thousands) would take more than half
+    of the vocabulary and leave no room for words; they are spelled in bytes.
     """
     counts = Counter(c for sentence in sentences for c in sentence)
-    room = (vocab_size - 4 - 256) // 2
-    if len(counts) <= room:
-        return 1.0
-    return sum(n for _, n in counts.most_common(room)) / counts.total()
+    room = (vocab_size - SPECIAL_PIECES - BYTE_PIECES) // 2
+    rare = {ord(c): "\n" for c, _ in counts.most_common()[room:]}
+    return _lines("\n".join(sentences).translate(rare)) if rare else sentences
+
+
+def _lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.strip()]
 
 
 def _clean(text: str) -> str:

@@ -200,7 +200,9 @@ def _fill(
         # are read whole and cut afterwards.
         block = int(np.prod([size[axis] for axis in group[1:]]))
         start, stop = bound[group[0]]
-        start, stop = min(start * block, length), min(stop * block, length)
+        start, stop = start * block, min(stop * block, length)
+        if start >= stop:
+            return  # a device may hold nothing but padding of the vocabulary
         index.append(slice(start, stop))
         split += [(stop - start) // block, *(size[axis] for axis in group[1:])]
         inner += [slice(None), *(slice(*bound[axis]) for axis in group[1:])]

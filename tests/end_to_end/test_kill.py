@@ -88,11 +88,11 @@ class Lab:
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory):
     lab = Lab(tmp_path_factory.mktemp("kill"))
-    # One after the other: the first also makes the dataset.
-    for variant in VARIANTS:
-        lab.run_undisturbed(variant)
-    yield lab
-    lab.close()
+    try:
+        in_parallel(lab.run_undisturbed, [(variant,) for variant in VARIANTS])
+        yield lab
+    finally:
+        lab.close()
 
 
 def test_two_undisturbed_runs_are_equal_and_the_metrics_complete(lab):
@@ -128,6 +128,7 @@ WHILE_IT_GOES_ON = [
     ("a later part of metrics cut", {"write": ("-000001.jsonl", 2, 0.7)}, 8),
     ("saved, the oldest not removed", {"call": (f"{STORE}:_remove", 1)}, 12),
     ("the oldest half removed", {"call": ("shutil:rmtree", 1)}, 16),
+    ("the artifact half written", {"write": ("weights.safetensors", 1, 0.5)}, 24),
     ("all saved, test not looked at", {"call": ("mmjax.workdir:WorkDir.look_at_test", 1)}, 24),
     ("the look half entered", {"write": ("test_looks/", 1, 0.5)}, 24),
     ("the ranks half written", {"write": ("per_example.json", 1, 0.5)}, 24),
@@ -170,8 +171,8 @@ def test_twenty_random_kills(lab):
 def test_asked_to_stop_it_saves_and_goes_on(lab):
     def chain(variant: str, sign: str) -> None:
         name = f"asked_{sign}"
-        # The first line of a start is written before the first step: stopped there, at 0.
-        for line, earliest in ((1, 0), (3, 3)):
+        # The second line of a new run is the evaluation before its first step.
+        for line, earliest in ((2, 0), (3, 3)):
             code = lab.run(name, variant, write=("metrics/", line, 1.0), sign=sign)
             assert code == 75, lab.log(name).read_text()
             assert CheckpointStore(lab.workdir(name) / "checkpoints").latest() >= earliest
@@ -214,6 +215,7 @@ def outcome(workdir: Path) -> dict[str, Any]:
         "metrics": metrics,
         "result": {name: result[name] for name in ("metrics", "intervals", "steps")},
         "ranks": json.loads((workdir / "per_example.json").read_text()),
+        "artifact": (workdir / "artifact" / "weights.safetensors").read_bytes(),
     }
 
 
@@ -232,7 +234,7 @@ def flat(tree: Any, path: str = "") -> list[tuple[str, Any]]:
 
 
 def assert_same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    for part in ("metrics", "result", "ranks"):
+    for part in ("metrics", "result", "ranks", "artifact"):
         assert found[part] == wanted[part], part
     for part in ("last", "best"):
         assert found[part]["host"] == wanted[part]["host"], part

@@ -202,11 +202,15 @@ def test_after_falling_back_the_new_one_stays_and_the_broken_ones_go(store, fold
 
 def test_saving_a_number_again_replaces_it(store, folder):
     saved(store, 3)
+    store.check(3)
     store.save(3, tree_of(4), {"again": True}, keep=2)
     store.wait()
     tree, host = CheckpointStore(folder).restore(3, target_of(tree_of(4)))
     assert_equal(tree, tree_of(4))
     assert host == {"again": True}
+    # What was found whole before says nothing of the new files.
+    (folder / "3" / "host.json").write_text("{}")
+    assert store.latest() is None
 
 
 def test_a_removal_that_is_cut_short_leaves_nothing_that_counts(store, folder, monkeypatch):

@@ -75,7 +75,7 @@ def gradient(state: TrainState, batch) -> dict:
     return jax.grad(loss)(state.params)
 
 
-def test_an_update_is_that_of_the_optimiser(tmp_path):
+def test_an_update_is_that_of_the_optimiser():
     step, state, tx, _, _ = make()
     before = host(state)
     grads = gradient(before, batch_of(1))
@@ -128,7 +128,7 @@ def test_a_step_that_is_not_finite_leaves_everything_as_it_was(poison):
     before = host(state)
     bad = batch_of(1)
     if poison == "nan in the batch":
-        bad["x"][3, 2] = np.nan
+        bad["y"][3, 2] = np.nan
     elif poison == "infinite loss":
         bad["y"][0, 0] = 1e30
     else:
@@ -156,7 +156,7 @@ def test_the_learning_rate_that_is_told_is_the_one_that_was_used():
     for k in range(6):
         batch = batch_of(k)
         if k in (1, 3):
-            batch["x"][0, 0] = np.nan
+            batch["y"][0, 0] = np.nan
         before = host(state)
         grads = host(gradient(before, batch))
         state, metrics = step(state, batch)

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import itertools
 import json
+import shutil
 from typing import Any
 
 import numpy as np
@@ -39,7 +40,7 @@ class Events(list):
 
 
 class Store:
-    """`CheckpointStore` in memory. A save counts when it was waited for; a kill loses it."""
+    """`CheckpointStore` in memory; after a kill the save under way may still land, or not."""
 
     def __init__(self, name: str, disk: dict[int, Any], events: Events):
         self.name, self.disk, self.events = name, disk, events
@@ -57,14 +58,16 @@ class Store:
     def poll(self):
         if self.error is not None:
             raise self.error
-        if len(self.events) % 2:  # sometimes the save is quick
-            self.wait()
 
     def wait(self):
+        if self._pending is not None:
+            self.events.add(f"{self.name} {self._pending[0]} whole")
+            self.land()
+
+    def land(self):
         if self._pending is None:
             return
         step, tree, host, keep = self._pending
-        self.events.add(f"{self.name} {step} whole")
         self._pending = None
         self.disk[step] = (tree, host)
         if isinstance(keep, int):
@@ -89,6 +92,23 @@ class Scalar:
     def __array__(self, dtype=None, copy=None):
         self._events.add(self._event)
         return np.asarray(self._value)
+
+
+class Log(MetricsLog):
+    """A kill while the file is written again leaves nothing of it."""
+
+    def __init__(self, folder: Any, kept: int, events: Events):
+        super().__init__(folder, kept)
+        self._events, self._disk = events, folder
+
+    def write(self, step, values, timing):
+        try:
+            self._events.add(f"metrics {step} {sorted(values)}")
+        except Killed:
+            super().write(step, values, timing)
+            max(self._disk.iterdir()).write_text("")
+            raise
+        super().write(step, values, timing)
 
 
 class Watcher:
@@ -117,15 +137,31 @@ class Lab:
         self.checkpoints: dict[int, Any] = {}
         self.best: dict[int, Any] = {}
 
-    def run(self, kill_at: int | None = None, **changes: Any) -> LoopState:
-        """One start of the process: from the newest checkpoint, if there is one."""
+    def run(self, kill_at: int | None = None, lands: bool = False, **changes: Any) -> LoopState:
+        """One start of the process: from the newest checkpoint, if there is one.
+
+        Args:
+          kill_at: number of events after which it is killed.
+          lands: whether the save that is under way then still comes to its end.
+        """
         self.events = events = Events(kill_at)
         store = Store("save", self.checkpoints, events)
+        best = Store("best", self.best, events)
         state, loop = toy_state(0, 1.0), LoopState()
         if self.checkpoints:
             state, host = self.checkpoints[max(self.checkpoints)]
             loop = LoopState(**json.loads(host))
-        self.state, loop = trainer.train(
+        try:
+            self.state, loop = self._train(state, loop, store, best, changes)
+        except Killed:
+            if lands:
+                best.land()
+                store.land()
+            raise
+        return loop
+
+    def _train(self, state, loop, store, best, changes):
+        return trainer.train(
             **{
                 "state": state,
                 "loop": loop,
@@ -137,14 +173,13 @@ class Lab:
                 "higher_is_better": True,
                 "schedule": self.schedule,
                 "checkpoints": store,
-                "best": Store("best", self.best, events),
-                "log": MetricsLog(self.folder, loop.lines),
-                "writers": [Watcher(events)] if self.watched else [],
+                "best": best,
+                "log": Log(self.folder, loop.lines, self.events),
+                "writers": [Watcher(self.events)] if self.watched else [],
                 "batch_size": 1,
                 **changes,
             }
         )
-        return loop
 
     def lines(self) -> list[tuple[int, dict[str, float]]]:
         return [(line["step"], line["values"]) for line in read_metrics(self.folder)]
@@ -206,7 +241,7 @@ def did(lab: Lab, kind: str) -> list[int]:
 def test_the_order_of_a_run(tmp_path):
     lab = Lab(tmp_path, schedule(total=4, eval_every=2), watched=True)
     lab.run()
-    assert [e for e in lab.events if "whole" not in e] == [
+    assert [e for e in lab.events if "whole" not in e and "metrics" not in e] == [
         *("batch 0", "step 0"),
         # The host reads a step when the next one has been given to the device...
         *("batch 1", "step 1", "read 0"),
@@ -264,13 +299,11 @@ def test_lines_hold_means_over_the_steps_since_the_last_line(tmp_path):
 
 @pytest.mark.parametrize(
     ("higher_is_better", "dev", "best"),
-    [(True, [1, 3, 2, 3], 2), (False, [5, 3, 4, 3], 2), (True, [3, 2, 1, 0], 1)],
+    [(True, [1, 3, 2, 3], 2), (False, [5, 3, 4, 3], 2), (True, [2, 1, 3, 1], 3)],
 )
 def test_the_best_is_the_first_of_the_best_values(tmp_path, higher_is_better, dev, best):
-    lab = Lab(
-        tmp_path, schedule(total=4, eval_every=1), [0, *dev], higher_is_better=higher_is_better
-    )
-    loop = lab.run()
+    lab = Lab(tmp_path, schedule(total=4, eval_every=1), [0, *dev])
+    loop = lab.run(higher_is_better=higher_is_better)
     assert (loop.best_step, loop.best_value) == (best, dev[best - 1])
     assert loop.evaluations_without_best == 4 - best
     assert best in lab.best
@@ -378,6 +411,33 @@ def test_asked_to_stop_it_saves_once_and_goes_on(tmp_path, monkeypatch):
     assert lab.outcome(lab.run()) == wanted
 
 
+@pytest.mark.parametrize("lands", [False, True])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"eval_every": 1, "checkpoint_every": 2},
+        {"eval_every": 2, "checkpoint_every": 3, "keep": 1},
+        {"eval_every": None, "checkpoint_every": 1, "eval_first": True, "log_every": 4},
+    ],
+)
+def test_killed_at_any_event_it_ends_as_if_it_had_not_been(tmp_path, changes, lands):
+    dev, bad = [1.0, 2.0, 3.0, 3.0, 5.0, 4.0, 6.0], frozenset({3})
+    calm = Lab(tmp_path / "calm", schedule(**changes), dev, bad)
+    wanted = calm.outcome(calm.run())
+    for kill_at in range(len(calm.events)):
+        lab = Lab(tmp_path / f"killed{kill_at}", schedule(**changes), dev, bad)
+        with pytest.raises(Killed):
+            lab.run(kill_at, lands)
+        assert_every_checkpoint_has_its_best(lab)
+        # The newest may turn out to be damaged: then the one before it is used.
+        older = Lab(tmp_path / f"older{kill_at}", schedule(**changes), dev, bad)
+        shutil.copytree(lab.folder, older.folder)
+        older.checkpoints, older.best = dict(lab.checkpoints), dict(lab.best)
+        older.checkpoints.pop(max(older.checkpoints, default=None), None)
+        for continued in (lab, older):
+            assert continued.outcome(continued.run()) == wanted
+
+
 SCHEDULES = st.builds(
     schedule,
     total=st.integers(0, 12),
@@ -394,24 +454,25 @@ SCHEDULES = st.builds(
     plan=SCHEDULES,
     dev=st.lists(st.integers(0, 3).map(float), min_size=1, max_size=13),
     bad=st.frozensets(st.integers(0, 11), max_size=4),
-    kills=st.lists(st.integers(0, 70), max_size=6),
-    lost=st.lists(st.booleans(), max_size=6),
+    kills=st.lists(st.tuples(st.integers(0, 70), st.booleans(), st.booleans()), max_size=6),
 )
 @settings(deadline=None)
-def test_killed_anywhere_it_ends_as_if_it_had_not_been(
-    tmp_path_factory, plan, dev, bad, kills, lost
+def test_killed_again_and_again_it_ends_as_if_it_had_not_been(
+    tmp_path_factory, plan, dev, bad, kills
 ):
     plan = dataclasses.replace(plan, max_skipped=12)
     calm = Lab(tmp_path_factory.mktemp("calm"), plan, dev, bad)
     wanted = calm.outcome(calm.run())
-    lab = Lab(tmp_path_factory.mktemp("killed"), plan, dev, bad, watched=True)
-    for kill_at, lose_newest in itertools.zip_longest(kills, lost, fillvalue=False):
-        if kill_at is False:
-            break
+    lab = Lab(tmp_path_factory.mktemp("killed"), plan, dev, bad)
+    for kill_at, lands, damaged in kills:
         with contextlib.suppress(Killed):
-            lab.run(kill_at=kill_at)
-        if lose_newest and len(lab.checkpoints) > 1:  # damaged: the one before it is used
+            lab.run(kill_at, lands)
+        if damaged and len(lab.checkpoints) > 1:
             del lab.checkpoints[max(lab.checkpoints)]
-        for _, host in lab.checkpoints.values():
-            assert json.loads(host)["best_step"] in {None, *lab.best}
+        assert_every_checkpoint_has_its_best(lab)
     assert lab.outcome(lab.run()) == wanted
+
+
+def assert_every_checkpoint_has_its_best(lab: Lab) -> None:
+    for _, host in lab.checkpoints.values():
+        assert json.loads(host)["best_step"] in {None, *lab.best}

@@ -120,7 +120,7 @@ def test_every_layer_draws_its_own_dropout():
             jax.debug.callback(lambda x: zeros.append(np.asarray(x) == 0), out, ordered=True)
         return out
 
-    ids, mask = inputs()
+    ids, mask = map(jnp.asarray, inputs())
     with nn.intercept_methods(record):
         out = run.__wrapped__(initialised(), ids, mask, train=True)
     jax.block_until_ready(out)
