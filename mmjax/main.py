@@ -52,9 +52,9 @@ def main(argv: Sequence[str]) -> int:
     # Imported late: a mistyped flag is answered at once.
     from mmjax import config as config_lib
     from mmjax import trainer
-    from mmjax.workdir import WorkDir
     from mmjax.parallel import distributed
     from mmjax.systems import make_system
+    from mmjax.workdir import WorkDir
 
     distributed.start(_DISTRIBUTED.value)
     config = config_lib.to_dict(_CONFIG.value)
@@ -71,7 +71,9 @@ def main(argv: Sequence[str]) -> int:
                 print(f"mmjax: {stop}; the same command continues.", file=sys.stderr)
                 return EXIT_PREEMPTED
             _print_result(workdir)
-    elif _MODE.value == "eval":
+        return 0
+    workdir.check(system.identity())
+    if _MODE.value == "eval":
         evaluation = system.evaluate(workdir, _SPLIT.value)
         # Entered when there is something to see, and before it is seen.
         if _SPLIT.value == "test" and distributed.is_main():

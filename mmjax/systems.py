@@ -145,10 +145,18 @@ class NetworkSystem:
     def _prepare(self, workdir: WorkDir, *, fit: bool) -> None:
         """What is fitted on training data: made once, read by every process and every start."""
         folder, ready = workdir.path / "preprocessing", workdir.path / "preprocessing.ready"
-        if distributed.is_main() and fit and not ready.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            self._task.fit(open_source(self._options["data"], "train"), folder)
-            ready.write_text("")
+        if distributed.is_main() and fit:
+            train = open_source(self._options["data"], "train")
+            fitted_on = ready.read_text() if ready.exists() else ""
+            if not fitted_on:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._task.fit(train, folder)
+                ready.write_text(train.fingerprint)
+            elif fitted_on != train.fingerprint:
+                raise UserError(
+                    f"{workdir.path} was trained on other data than {train.name} is now: choose "
+                    "another --workdir, or give it the data it began with."
+                )
         distributed.barrier("preprocessing")
         if not ready.exists():
             folder = workdir.path / "artifact" / "preprocessing"

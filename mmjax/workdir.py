@@ -77,39 +77,33 @@ class WorkDir:
         Raises:
           UserError: an identity key differs from the run that is here.
         """
+        # Once: a kill while it is written again would leave a run that cannot be continued.
+        if not self.check(identity):
+            text = json.dumps({"identity": dict(identity), "config": config}, indent=1)
+            (self.path / "config.json").write_text(text)
+
+    def check(self, identity: Mapping[str, Any]) -> bool:
+        """Whether a run is here; raises UserError if it is another one than `identity` says."""
         path = self.path / "config.json"
         try:
-            saved = json.loads(path.read_text())
-            before = saved["identity"]
+            before = json.loads(path.read_text())["identity"]
         except FileNotFoundError:
-            before = None
+            return False
         except (ValueError, KeyError, TypeError) as error:
             if (self.path / "checkpoints").exists():
                 raise UserError(
                     f"{path} cannot be read ({error}); the run in {self.path} cannot be continued."
                 ) from error
-            before = None  # killed while writing it, before anything else was made
+            return False  # killed while writing it, before anything else was made
         now = json.loads(json.dumps(dict(identity)))
-        if before is not None and before != now:
+        if before != now:
             keys = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
             shown = "; ".join(f"config.{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in keys)
             raise UserError(
                 f"{self.path} holds another run ({shown}): choose another --workdir, or give the "
-                "same values to continue it."
+                "same values."
             )
-        # Once: a kill while it is written again would leave a run that cannot be continued.
-        if before is None:
-            path.write_text(json.dumps({"identity": now, "config": config}, indent=1))
-
-    def saved_config(self) -> dict[str, Any]:
-        """The config of the run that is here. Raises UserError without one."""
-        try:
-            return json.loads((self.path / "config.json").read_text())["config"]
-        except (OSError, ValueError, KeyError) as error:
-            raise UserError(
-                f"there is no run in {self.path} (config.json cannot be read): train one with "
-                "--mode=train first."
-            ) from error
+        return True
 
     def look_at_test(self, why: str) -> int:
         """Enters one look at a test split in the ledger; returns how many there have been."""

@@ -10,11 +10,11 @@ from typing import Any, Literal
 import numpy as np
 
 from mmjax import config as config_lib
-from mmjax.workdir import WorkDir
 from mmjax.config import DataOptions, EvalOptions, limited
 from mmjax.data.splits import Split, open_split
 from mmjax.evaluators import Evaluation
 from mmjax.tasks import task_module
+from mmjax.workdir import WorkDir
 
 
 @dataclasses.dataclass(frozen=True)

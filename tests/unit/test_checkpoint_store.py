@@ -240,7 +240,9 @@ def test_a_save_that_fails_is_told_at_the_next_step_and_harms_no_other(store, fo
     with files_at_most(1 << 18):
         store.save(2, large, {}, keep=1)
         concurrent.futures.wait([store._pending])
-        with pytest.raises(UserError, match=r"2 could not be saved in .* \(File too large\): .* free"):
+        with pytest.raises(
+            UserError, match=r"2 could not be saved in .* \(File too large\): .* free"
+        ):
             store.poll()
     store.poll()  # told once
     assert steps_on_disk(folder) == [1]
