@@ -1,11 +1,13 @@
 """The command line: `python -m mmjax.main --config=configs/retrieval.py[:variant] ...`
 
 Exit codes: 0 done; 1 a bug in mmjax (with a traceback); 2 bad input (with one sentence); 75 the
-run was asked to stop and has saved its state: the same command continues it.
+run was asked to stop and has saved its state: the same command continues it; 130 Ctrl-C where
+there was nothing to save.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -21,7 +23,7 @@ from ml_collections import config_flags
 from mmjax.errors import UserError
 
 MODES = ("train", "eval", "predict")
-EXIT_BUG, EXIT_USER_ERROR, EXIT_PREEMPTED = 1, 2, 75
+EXIT_USER_ERROR, EXIT_PREEMPTED, EXIT_INTERRUPTED = 2, 75, 130
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, with a variant after a colon: configs/retrieval.py:model=bm25"
@@ -61,7 +63,7 @@ def main(argv: Sequence[str]) -> int:
     system = make_system(config)
     workdir = WorkDir(_WORKDIR.value or _default_workdir())
     if _MODE.value == "train":
-        with workdir.locked():
+        with workdir.locked() if distributed.is_main() else contextlib.nullcontext():
             if distributed.is_main():
                 workdir.claim(config, system.identity())
             distributed.barrier("working directory")
@@ -139,6 +141,9 @@ def _guarded(function, argv: Sequence[str]) -> int:
     except UserError as error:
         print(f"mmjax: {error}", file=sys.stderr)
         return EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("mmjax: interrupted; what was saved is kept.", file=sys.stderr)
+        return EXIT_INTERRUPTED
 
 
 def _config_argument(argv: Sequence[str]) -> str:

@@ -38,14 +38,19 @@ def project(tmp_path_factory):
 
 
 def run(project, *arguments):
-    command = [sys.executable, "-m", "mmjax.main", *arguments, "--config.observe.tensorboard=False"]
+    command = [sys.executable, "-m", "mmjax.main", *arguments]
     done = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
 
 def test_the_task_the_model_and_the_config_of_the_page_train(project):
-    out = run(project, "--config=configs/animal.py", "--config.train.total_epochs=1.0")
+    out = run(
+        project,
+        "--config=configs/animal.py",
+        "--config.train.total_epochs=1.0",
+        "--config.observe.tensorboard=False",
+    )
     accuracy = float(re.search(r"test:  accuracy (\S+)", out).group(1))
     assert accuracy > 50
 
