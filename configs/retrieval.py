@@ -1,14 +1,19 @@
 """Photo retrieval (PhotoChat, task B): which photo does a dialogue lead up to?
 
-    configs/retrieval.py                              the paper's dual encoder on object labels
-    configs/retrieval.py:demo                         a small one on generated dialogues, in minutes
-    configs/retrieval.py:text=minilm,weights=FOLDER   from MiniLM's weights, as in the results table
+    configs/retrieval.py                              the paper's dual encoder: pixels and labels
+    configs/retrieval.py:demo                         a small one on generated photos, in minutes
+    configs/retrieval.py:model=de_img,image=resnet-50 pixels alone
+    configs/retrieval.py:model=de_label,text=minilm,weights=FOLDER
+                                                      labels alone, from MiniLM's weights
     configs/retrieval.py:model=bm25                   BM25
 
-A single key is changed with --config.SECTION.KEY=VALUE.
+`init_from=run://DIR` starts from the weights of another run. A single key is changed with
+--config.SECTION.KEY=VALUE.
 """
 
 from __future__ import annotations
+
+from types import SimpleNamespace
 
 from ml_collections import ConfigDict
 
@@ -22,11 +27,14 @@ from mmjax.config import (
     parse_variant,
     suggestion,
 )
+from mmjax.data.images import ImageOptions
 from mmjax.errors import UserError
+from mmjax.models.presets import IMAGE_PRESETS
 from mmjax.optim.build import OptimOptions
 from mmjax.tasks.retrieval import ModelOptions, RetrievalOptions
 
-MODELS = ("de_label", "bm25")
+MODELS = {"de": "both", "de_img": "pixels", "de_label": "labels", "bm25": "labels"}
+NAMES = {"de": "DE", "de_img": "DE_img", "de_label": "DE_label"}
 TEXTS = {"bert": "bert-base", "bert-tiny": "bert-tiny", "minilm": "minilm-l6"}
 
 
@@ -34,87 +42,120 @@ def get_config(variant: str = "") -> ConfigDict:
     """See the module's docstring.
 
     Args:
-      variant: `model`: one of MODELS; `text`: one of TEXTS; `weights`: folder or hub id of the
-        text encoder; `dataset`: a builder; `demo`: a small model, trained in minutes on generated
-        dialogues unless a dataset is named.
+      variant: `model`: one of MODELS; `text`: one of TEXTS; `image`: one of IMAGE_PRESETS;
+        `weights`, `image_weights`: folder or hub id of the text encoder, of the image encoder;
+        `dataset`: a builder; `init_from`: a run; `demo`: a small model, trained in minutes on
+        generated dialogues and photos unless a dataset is named.
     """
-    arg = parse_variant(variant, model="de_label", text="bert", weights="", dataset="", demo=False)
-    for name, choices in (("model", MODELS), ("text", TEXTS)):
+    arg = parse_variant(
+        variant,
+        model="de",
+        text="bert",
+        image="resnet-152",
+        weights="",
+        image_weights="",
+        dataset="",
+        init_from="",
+        demo=False,
+    )
+    for name, choices in (("model", MODELS), ("text", TEXTS), ("image", IMAGE_PRESETS)):
         value = getattr(arg, name)
         if value not in choices:
             near = suggestion(value, choices)
             raise UserError(f"variant {name}={value!r} of the config does not exist{near}.")
-    default = "photochat/demo" if arg.demo else "photochat"
-    data = DataOptions(dataset=arg.dataset or default)
+    arg.dataset = arg.dataset or ("photochat/demo" if arg.demo else "photochat")
     if arg.model == "bm25":
         return new_config(
             label="BM25",
             system="bm25",
             task_name="retrieval",
-            data=data,
+            data=DataOptions(dataset=arg.dataset),
             task=RetrievalOptions(query="both"),
             bm25=Bm25Options(),
         )
     if arg.demo:
-        return _demo(data)
+        return _demo(arg)
     if arg.text == "minilm":
-        return _minilm(data, arg.weights)
-    return _paper(data, TEXTS[arg.text], arg.weights)
+        return _minilm(arg)
+    return _paper(arg)
 
 
-def _paper(data: DataOptions, text: str, weights: str) -> ConfigDict:
-    """DE_label as the paper trains it: two towers of BERT, CLS, 512 wide, softmax without scale."""
+def _paper(arg: SimpleNamespace) -> ConfigDict:
+    """As the paper trains it: BERTs' CLS, ResNet's pooled features, 512 wide, no scale."""
+    parts = {"de": f"({arg.image}, {arg.text})", "de_img": f"({arg.image})"}
     return new_config(
-        label=f"DE_label ({text}), CE",
+        label=f"{NAMES[arg.model]} {parts.get(arg.model, f'({arg.text})')}, CE",
         system="network",
         task_name="retrieval",
-        data=data,
-        task=RetrievalOptions(),
-        model=ModelOptions(text=text, weights=weights or None, vocab_size=8000),
+        data=DataOptions(dataset=arg.dataset),
+        task=RetrievalOptions(candidate=MODELS[arg.model]),
+        model=ModelOptions(
+            text=TEXTS[arg.text],
+            weights=arg.weights or None,
+            image=arg.image,
+            image_weights=arg.image_weights or None,
+            vocab_size=8000,
+        ),
         optim=OptimOptions(name="adam", learning_rate=5e-5, schedule="staircase", clip_norm=None),
-        train=TrainOptions(global_batch_size=128, total_epochs=10.0),
+        train=TrainOptions(
+            global_batch_size=128, total_epochs=10.0, init_from=arg.init_from or None
+        ),
         eval=EvalOptions(every_epochs=1.0),
     )
 
 
-def _minilm(data: DataOptions, weights: str) -> ConfigDict:
-    """One MiniLM for both sides, averaged tokens, a scale of 20: small, quick, and strong."""
-    if not weights:
+def _minilm(arg: SimpleNamespace) -> ConfigDict:
+    """One MiniLM for both texts, averaged tokens, a scale of 20: small, quick, and strong."""
+    if not arg.weights:
         raise UserError(
             "text=minilm needs its weights: configs/retrieval.py:text=minilm,weights=FOLDER, a "
             "Hugging Face folder or hub id such as sentence-transformers/all-MiniLM-L6-v2."
         )
+    pixels = MODELS[arg.model] != "labels"
     return new_config(
-        label="DE_label (MiniLM-L6), CE",
+        label=f"{NAMES[arg.model]} ({f'{arg.image}, ' if pixels else ''}MiniLM-L6), CE",
         system="network",
         task_name="retrieval",
-        data=data,
-        task=RetrievalOptions(query_max_length=64, label_max_length=32),
+        data=DataOptions(dataset=arg.dataset),
+        task=RetrievalOptions(
+            candidate=MODELS[arg.model], query_max_length=64, label_max_length=32
+        ),
         model=ModelOptions(
             text="minilm-l6",
-            weights=weights,
+            weights=arg.weights,
+            image=arg.image,
+            image_weights=arg.image_weights or None,
             shared=True,
             pooling="mean",
-            joint_dim=None,
+            joint_dim=512 if pixels else None,
             logit_scale=20.0,
             unroll=0,
         ),
         optim=OptimOptions(learning_rate=5e-5, warmup_fraction=0.1),
-        train=TrainOptions(global_batch_size=128, total_epochs=3.0),
+        train=TrainOptions(
+            global_batch_size=128, total_epochs=3.0, init_from=arg.init_from or None
+        ),
         eval=EvalOptions(every_epochs=1.0),
     )
 
 
-def _demo(data: DataOptions) -> ConfigDict:
-    """From scratch on generated dialogues: two cores and a few minutes."""
+def _demo(arg: SimpleNamespace) -> ConfigDict:
+    """From scratch on generated dialogues and photos: two cores and a few minutes."""
     return new_config(
-        label="DE_label (tiny, from scratch), CE",
+        label=f"{NAMES[arg.model]} (tiny, from scratch), CE",
         system="network",
         task_name="retrieval",
-        data=data,
-        task=RetrievalOptions(query="both", query_max_length=128, label_max_length=32),
+        data=DataOptions(dataset=arg.dataset),
+        task=RetrievalOptions(
+            candidate=MODELS[arg.model],
+            query="both",
+            query_max_length=128,
+            label_max_length=32,
+            image=ImageOptions(size=64),
+        ),
         model=ModelOptions(
             text="bert-tiny",
+            image="resnet-tiny",
             pooling="mean",
             joint_dim=128,
             logit_scale=20.0,
@@ -122,7 +163,9 @@ def _demo(data: DataOptions) -> ConfigDict:
             unroll=0,
         ),
         optim=OptimOptions(learning_rate=1e-3, warmup_fraction=0.1),
-        train=TrainOptions(global_batch_size=64, total_epochs=10.0),
+        train=TrainOptions(
+            global_batch_size=64, total_epochs=10.0, init_from=arg.init_from or None
+        ),
         eval=EvalOptions(every_epochs=2.0),
         observe=ObserveOptions(log_every_steps=20),
     )

@@ -10,6 +10,7 @@ The folder stands alone: copied elsewhere, it is what evaluation, prediction and
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import os
@@ -99,10 +100,74 @@ def read_artifact(place: epath.PathLike, target: Any) -> Any:
                     f"{folder} is of another model: {_name(path)} has shape "
                     f"{tuple(part.get_shape())} there and {leaf.shape} here."
                 )
-            read = part.__getitem__ if leaf.shape else lambda _: weights.get_tensor(_name(path))
-            return jax.make_array_from_callback(leaf.shape, leaf.sharding, read)
+            return _placed(weights, _name(path), leaf)
 
         return jax.tree_util.tree_map_with_path(place_one, target)
+
+
+@dataclasses.dataclass
+class PartialReport:
+    """What `read_fitting` did. Names of arrays, as "params/query_tower/...".
+
+    Attributes:
+      loaded: taken over.
+      fresh: of the new model only: they keep their first values.
+      other_shape: in both, with different shapes; they keep their first values.
+      left_over: of the artifact only.
+    """
+
+    loaded: list[str] = dataclasses.field(default_factory=list)
+    fresh: list[str] = dataclasses.field(default_factory=list)
+    other_shape: list[str] = dataclasses.field(default_factory=list)
+    left_over: list[str] = dataclasses.field(default_factory=list)
+
+    def __str__(self) -> str:
+        rows = []
+        for title in ("loaded", "fresh", "other_shape", "left_over"):
+            names = getattr(self, title)
+            shown = "" if title == "loaded" else ", ".join(names[:8])
+            more = f", and {len(names) - 8} more" if shown and len(names) > 8 else ""
+            rows.append(f"{title.replace('_', ' '):<12} {len(names):>4}  {shown}{more}".rstrip())
+        return "\n".join(rows)
+
+
+def read_fitting(place: epath.PathLike, target: Any) -> tuple[Any, PartialReport]:
+    """The arrays of an artifact that have a place of the same name and shape in `target`.
+
+    Args:
+      place, target: as in `read_artifact`.
+
+    Returns:
+      A tree like `target` with None where nothing was taken over, and the report.
+
+    Raises:
+      UserError: no artifact, a changed file, or not one array that fits.
+    """
+    folder = artifact_folder(place)
+    check_artifact(folder)
+    report = PartialReport()
+    with safe_open(folder / _WEIGHTS, framework="numpy") as weights:
+        shapes = {name: tuple(weights.get_slice(name).get_shape()) for name in list(weights.keys())}
+
+        def take(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array | None:
+            name = _name(path)
+            if shapes.get(name) == leaf.shape:
+                report.loaded.append(name)
+                return _placed(weights, name, leaf)
+            if name in shapes:
+                report.other_shape.append(f"{name} {shapes[name]} -> {leaf.shape}")
+            else:
+                report.fresh.append(name)
+            return None
+
+        found = jax.tree_util.tree_map_with_path(take, target)
+    report.left_over = sorted(set(shapes) - set(_named(target)))
+    if not report.loaded:
+        raise UserError(
+            f"no array of {folder} fits this model: its arrays have names such as "
+            f"{', '.join(sorted(shapes)[:3])}."
+        )
+    return found, report
 
 
 def check_artifact(folder: epath.PathLike) -> dict[str, Any]:
@@ -143,6 +208,13 @@ def parent(kind: str, folder: str) -> dict[str, str]:
             if file.name == "config.json" or file.suffix == ".safetensors":
                 digest.update(_sha256(file).encode())
     return {"kind": kind, "name": path.name, "sha256": digest.hexdigest()}
+
+
+def _placed(weights: Any, name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:
+    """One array on the devices that `leaf` names, each process reading its part only."""
+    part = weights.get_slice(name)
+    read = part.__getitem__ if leaf.shape else lambda _: weights.get_tensor(name)
+    return jax.make_array_from_callback(leaf.shape, leaf.sharding, read)
 
 
 def _digests(folder: epath.Path) -> dict[str, str]:

@@ -7,7 +7,8 @@ and choices, so that a mistyped key never trains a model with a default in its p
 
 Keys are of two kinds. *Identity* keys say what is trained on what: another value in the same
 working directory is refused. *Operational* keys (cadence of logs, mesh, prefetch, length of the
-run) may change when a run continues; they are declared with `operational(default)`.
+run) may change when a run continues; they are declared with `operational(default)`. Keys declared
+with `judging(default)` are fixed for training, but a finished run may be evaluated with others.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ def operational(default: Any, **limits: float) -> Any:
     return dataclasses.field(default=default, metadata={"operational": True, "limits": limits})
 
 
+def judging(default: Any, **limits: float) -> Any:
+    """A field that a finished run may be asked about with another value (--mode=eval, predict)."""
+    return dataclasses.field(default=default, metadata={"judging": True, "limits": limits})
+
+
 def limited(default: Any, **limits: float) -> Any:
     """A field whose number has limits: `low` and `high` are allowed, `above` and `below` not."""
     return dataclasses.field(default=default, metadata={"limits": limits})
@@ -47,6 +53,8 @@ class TrainOptions:
       total_steps, total_epochs, total_examples: length of the run; 0 scores the first state.
       max_skipped_steps: consecutive steps with a non-finite loss or gradient (each leaves the
         state untouched) after which the run stops.
+      init_from: "run://DIR", or the path of an artifact, of another run: its vocabulary is used,
+        and all of its weights that fit; a report names the rest.
     """
 
     global_batch_size: int = limited(128, low=1)
@@ -54,6 +62,7 @@ class TrainOptions:
     total_epochs: float | None = operational(None)
     total_examples: int | None = operational(None)
     max_skipped_steps: int = operational(10, low=1)
+    init_from: str | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,13 +109,16 @@ class DataOptions:
     """Where examples come from.
 
     Attributes:
-      dataset: name of a builder, "photochat", "photochat/demo", "dialogue_folder".
+      dataset: name of a builder, "photochat", "photochat/demo", "dialogue_folder",
+        "photo_folder", "photo_folder/fold-1-of-5".
       data_dir: where prepared datasets and indexes are kept.
       manual_dir: folder with the dataset's original files; None: the builder looks in
         $MMJAX_DATA_DIR and then downloads.
       max_bad_records: records that cannot be read and are skipped, with their number reported;
         one more is an error.
       max_skipped_fraction: share of records without a usable example above which a run stops.
+      pixels: "real"; "blank" replaces every photo by a grey one; "shuffled" gives every photo the
+        pixels of another: controls, with which a model that sees must fail.
     """
 
     dataset: str = "photochat"
@@ -114,6 +126,7 @@ class DataOptions:
     manual_dir: str | None = operational(None)
     max_bad_records: int = limited(0, low=0)
     max_skipped_fraction: float = limited(0.1, low=0, high=1)
+    pixels: Literal["real", "blank", "shuffled"] = judging("real")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,11 +135,13 @@ class LoaderOptions:
 
     Attributes:
       threads: threads that featurize batches in this process.
-      prefetch: batches kept ready.
-      cached_examples: featurized examples kept in memory (text only; 0 switches it off).
+      workers: processes that do so instead; for decoding photos on a host with many cores.
+      prefetch: batches kept ready, by each worker where there are some.
+      cached_examples: examples whose texts are kept in memory; 0 switches it off.
     """
 
     threads: int = operational(2, low=1)
+    workers: int = operational(0, low=0)
     prefetch: int = operational(4, low=1)
     cached_examples: int = operational(200_000, low=0)
 
@@ -147,11 +162,13 @@ class ObserveOptions:
     Attributes:
       log_every_steps: steps between two lines of metrics.
       tensorboard: write TensorBoard events through CLU (imports TensorFlow).
+      samples: with each evaluation, also write a picture of some answers.
       wandb_project: also log to this Weights & Biases project (needs `pip install wandb`).
     """
 
     log_every_steps: int = operational(20, low=1)
     tensorboard: bool = operational(True)
+    samples: bool = operational(True)
     wandb_project: str | None = operational(None)
 
 
@@ -307,6 +324,16 @@ def to_dict(config: ConfigDict) -> dict[str, Any]:
     return json.loads(json.dumps(config.to_dict(preserve_field_references=False)))
 
 
+def judging_keys(sections: Mapping[str, type]) -> set[str]:
+    """The `section.key` that may differ when a finished run is evaluated."""
+    return {
+        f"{name}.{field.name}"
+        for name, options in sections.items()
+        for field in dataclasses.fields(options)
+        if field.metadata.get("judging")
+    }
+
+
 def identity(config: Mapping[str, Any], sections: Mapping[str, type]) -> dict[str, Any]:
     """Flat `section.key -> value` of what a run is, without its operational keys.
 
@@ -320,9 +347,20 @@ def identity(config: Mapping[str, Any], sections: Mapping[str, type]) -> dict[st
             if name not in ("label",):
                 flat[name] = value
             continue
-        kinds = {f.name: f.metadata.get("operational") for f in dataclasses.fields(sections[name])}
-        flat.update({f"{name}.{k}": v for k, v in value.items() if not kinds.get(k)})
+        kept = _without_operational(value, sections[name])
+        flat.update({f"{name}.{k}": v for k, v in kept.items()})
     return flat
+
+
+def _without_operational(values: Mapping[str, Any], options: type) -> dict[str, Any]:
+    hints, kept = typing.get_type_hints(options), {}
+    for field in dataclasses.fields(options):
+        if field.name not in values or field.metadata.get("operational"):
+            continue
+        value, hint = values[field.name], hints[field.name]
+        nested = dataclasses.is_dataclass(hint)
+        kept[field.name] = _without_operational(value, hint) if nested else value
+    return kept
 
 
 def _plain_types(hint: Any) -> tuple[type, ...]:

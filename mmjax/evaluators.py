@@ -88,7 +88,7 @@ class RetrievalEvaluator:
     """
 
     candidate: str = "photo"
-    content: str = "labels"
+    content: str = "content"
     ks: tuple[int, ...] = (1, 5, 10)
     ties: str = "expected"
 

@@ -74,7 +74,7 @@ def main(argv: Sequence[str]) -> int:
                 return EXIT_PREEMPTED
             _print_result(workdir)
         return 0
-    workdir.check(system.identity())
+    workdir.check(system.identity(), free=system.judging_keys())
     if _MODE.value == "eval":
         evaluation = system.evaluate(workdir, _SPLIT.value)
         # Entered when there is something to see, and before it is seen.
@@ -95,6 +95,10 @@ def main(argv: Sequence[str]) -> int:
             lines = (json.dumps(answer, ensure_ascii=False) for answer in answers)
             path.write_text("".join(f"{line}\n" for line in lines))
             print(f"{len(answers)} answers in {path}")
+            page = path.with_suffix(".html")
+            system.page(page, _SPLIT.value, answers)
+            if page.exists():
+                print(f"the page to look at: {page}")
     return 0
 
 

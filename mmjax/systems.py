@@ -15,18 +15,27 @@ from typing import Any, Protocol
 import jax
 import numpy as np
 import optax
+from etils import epath
 
 from mmjax import config as config_lib
 from mmjax import train_state, trainer
-from mmjax.artifacts import check_artifact, parent, read_artifact, write_artifact
+from mmjax.artifacts import (
+    artifact_folder,
+    check_artifact,
+    parent,
+    read_artifact,
+    read_fitting,
+    write_artifact,
+)
 from mmjax.checkpoint.store import CheckpointStore
 from mmjax.data.loader import Loader, process_rows
 from mmjax.data.plan import EvalPlan, TrainPlan
+from mmjax.data.sources import Source
 from mmjax.data.splits import Split, open_source, open_split
 from mmjax.errors import UserError
 from mmjax.evaluators import Evaluation
 from mmjax.observe.metrics_log import MetricsLog
-from mmjax.observe.writers import make_writers
+from mmjax.observe.writers import Writer, make_writers
 from mmjax.optim.build import OptimOptions, build_optimizer, build_schedule
 from mmjax.parallel import distributed, rules
 from mmjax.parallel.mesh import make_mesh
@@ -50,6 +59,9 @@ class System(Protocol):
     def identity(self) -> Mapping[str, Any]:
         """The values that must stay when a run continues."""
 
+    def judging_keys(self) -> set[str]:
+        """Those of them that may differ when a finished run is evaluated or asked."""
+
     def train(self, workdir: WorkDir) -> None:
         """Fits, or continues to fit, and leaves `result.json`."""
 
@@ -58,6 +70,9 @@ class System(Protocol):
 
     def predict(self, workdir: WorkDir, split: str, top: int) -> list[dict[str, Any]]:
         """The answer to every example of a split, as JSON values."""
+
+    def page(self, path: Any, split: str, answers: list[dict[str, Any]]) -> None:
+        """Writes an HTML page of the answers, where there is something to see."""
 
 
 def make_system(config: Mapping[str, Any]) -> System:
@@ -90,11 +105,14 @@ class NetworkSystem:
     def identity(self) -> Mapping[str, Any]:
         return config_lib.identity(self._config, self._sections)
 
+    def judging_keys(self) -> set[str]:
+        return config_lib.judging_keys(self._sections)
+
     def train(self, workdir: WorkDir) -> None:
         with jax.set_mesh(self._mesh):
             splits = ["dev", "test"] if self._options["eval"].test else ["dev"]
             for split in splits:  # one that is missing is told before the training, not after
-                open_source(self._options["data"], split)
+                self._open_source(split)
             self._prepare(workdir, fit=True)
             loop = self._fit(workdir)
             variables = self._best_variables(workdir, loop.best_step)
@@ -132,6 +150,9 @@ class NetworkSystem:
             predict = self._predict(self._best_variables(workdir), split)
             return self._task.answers(self._split(split), predict, top)
 
+    def page(self, path: Any, split: str, answers: list[dict[str, Any]]) -> None:
+        self._task.page(path, self._split(split), answers, self._config["label"])
+
     # The steps of a run, in order.
 
     def _check_evaluation(self) -> None:
@@ -146,11 +167,11 @@ class NetworkSystem:
         """What is fitted on training data: made once, read by every process and every start."""
         folder, ready = workdir.path / "preprocessing", workdir.path / "preprocessing.ready"
         if distributed.is_main() and fit:
-            train = open_source(self._options["data"], "train")
+            train = self._open_source("train")
             fitted_on = ready.read_text() if ready.exists() else ""
             if not fitted_on:
                 folder.mkdir(parents=True, exist_ok=True)
-                self._task.fit(train, folder)
+                self._fit_preprocessing(train, folder)
                 ready.write_text(train.fingerprint)
             elif fitted_on != train.fingerprint:
                 raise UserError(
@@ -167,6 +188,17 @@ class NetworkSystem:
                 )
             check_artifact(workdir.path / "artifact")
         self._task.load(folder)
+
+    def _fit_preprocessing(self, train: Source, folder: epath.Path) -> None:
+        """Fits it, or takes over what the weights that are taken over were trained with."""
+        parent_run = self._options["train"].init_from
+        if parent_run is None:
+            self._task.fit(train, folder)
+            return
+        given = artifact_folder(parent_run)
+        check_artifact(given)
+        for file in sorted((given / "preprocessing").iterdir()):
+            (folder / file.name).write_bytes(file.read_bytes())
 
     def _fit(self, workdir: WorkDir) -> trainer.LoopState:
         options = self._options
@@ -216,7 +248,7 @@ class NetworkSystem:
                 ),
                 batches=loader.batches,
                 waited=lambda: loader.waited,
-                evaluate=lambda state: dict(self._evaluate(state.eval_variables(), "dev").metrics),
+                evaluate=functools.partial(self._evaluate_state, writers=writers),
                 best_metric=options["eval"].metric,
                 higher_is_better=options["eval"].higher_is_better,
                 schedule=schedule,
@@ -234,10 +266,20 @@ class NetworkSystem:
         return loop
 
     def _first_state(self, abstract: Any, init: Any) -> train_state.TrainState:
-        pretrained, reports = self._task.initial_params(abstract.params)
-        for name, report in (reports or {}).items():
+        target = {"params": abstract.params, **abstract.variables}
+        loaded, reports = self._task.initial_variables(target)
+        for name, report in reports.items():
             logger.info("pretrained weights of %s:\n%s", name, report)
-        return train_state.init_state(abstract, init, self._config["seed"], pretrained)
+        if (place := self._options["train"].init_from) is not None:
+            taken, report = read_fitting(place, target)
+            logger.info("weights of %s:\n%s", place, report)
+            loaded = jax.tree.map(
+                lambda new, old: old if new is None else new,
+                taken,
+                loaded,
+                is_leaf=lambda x: x is None,
+            )
+        return train_state.init_state(abstract, init, self._config["seed"], loaded)
 
     def _schedule(self, examples: int) -> trainer.Schedule:
         options = self._options
@@ -308,6 +350,25 @@ class NetworkSystem:
             )
         return step
 
+    def _evaluate_state(self, state: train_state.TrainState, writers: list[Writer]) -> Any:
+        """Metrics on dev; those who watch get a picture of some answers too."""
+        split = self._split("dev")
+        # What the evaluator asked for is not computed again for the picture.
+        predict, by_number = self._predict(state.eval_variables(), "dev"), {}
+
+        def remembered(name: str, examples: np.ndarray) -> np.ndarray:
+            key = (name, examples.tobytes())
+            if key not in by_number:
+                by_number[key] = predict(name, examples)
+            return by_number[key]
+
+        evaluation = self._task.evaluator().evaluate(split.index, remembered)
+        if self._options["observe"].samples:
+            picture = self._task.sample(split, remembered)
+            for writer in writers if picture is not None else ():
+                writer.image(int(state.step), "dev/sample", picture)
+        return dict(evaluation.metrics)
+
     def _evaluate(self, variables: Any, split: str) -> Evaluation:
         predict = self._predict(variables, split)
         return self._task.evaluator().evaluate(self._split(split).index, predict)
@@ -361,6 +422,9 @@ class NetworkSystem:
     def _splits(self) -> dict[str, Split]:
         return {}
 
+    def _open_source(self, name: str) -> Source:
+        return open_source(self._options["data"], name, photos=self._task.photos)
+
     def _split(self, name: str) -> Split:
         if name not in self._splits:
             self._splits[name] = open_split(self._task, self._options["data"], name)
@@ -376,5 +440,8 @@ class NetworkSystem:
 
     def _parents(self) -> list[dict[str, str]]:
         model = self._options["model"]
-        folders = {key: getattr(model, key, None) for key in ("weights", "label_weights")}
+        keys = ("weights", "label_weights", "image_weights")
+        folders = {key: getattr(model, key, None) for key in keys}
+        if (place := self._options["train"].init_from) is not None:
+            folders["init_from"] = str(artifact_folder(place))
         return [parent(key, folder) for key, folder in folders.items() if folder]

@@ -75,27 +75,28 @@ def abstract_state(
     return abstract, init
 
 
-def init_state(abstract: TrainState, init: Any, seed: int, pretrained: Any = None) -> TrainState:
+def init_state(abstract: TrainState, init: Any, seed: int, loaded: Any = None) -> TrainState:
     """The first state, each device making its own part.
 
     Args:
       abstract, init: from `abstract_state`.
-      pretrained: a tree like the parameters with arrays in place of those that were loaded and
-        None elsewhere; or None.
+      loaded: a tree like {"params": ..., other collections} with arrays in place of those that
+        were loaded and None elsewhere; or None.
     """
     out = jax.tree.map(lambda x: x.sharding, abstract)
     make = jax.jit(lambda key: rules.unbox(init(key)), out_shardings=out)
     state = make(jax.random.key(seed))
-    if pretrained is None:
+    if loaded is None:
         return state
-    params = jax.tree.map(
-        lambda loaded, fresh: fresh if loaded is None else _checked(loaded, fresh),
-        pretrained,
-        state.params,
+    variables = jax.tree.map(
+        lambda given, fresh: fresh if given is None else _checked(given, fresh),
+        loaded,
+        {"params": state.params, **state.variables},
         is_leaf=lambda x: x is None,
     )
+    params = variables.pop("params")
     ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
-    return dataclasses.replace(state, params=params, ema=ema)
+    return dataclasses.replace(state, params=params, variables=variables, ema=ema)
 
 
 def count(params: Any) -> int:

@@ -16,7 +16,7 @@ import contextlib
 import datetime
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +82,12 @@ class WorkDir:
             text = json.dumps({"identity": dict(identity), "config": config}, indent=1)
             (self.path / "config.json").write_text(text)
 
-    def check(self, identity: Mapping[str, Any]) -> bool:
-        """Whether a run is here; raises UserError if it is another one than `identity` says."""
+    def check(self, identity: Mapping[str, Any], free: Collection[str] = ()) -> bool:
+        """Whether a run is here; raises UserError if it is another one than `identity` says.
+
+        Args:
+          free: keys that may differ.
+        """
         path = self.path / "config.json"
         try:
             before = json.loads(path.read_text())["identity"]
@@ -97,7 +101,9 @@ class WorkDir:
             return False  # killed while writing it, before anything else was made
         now = json.loads(json.dumps(dict(identity)))
         if before != now:
-            keys = sorted(k for k in {*before, *now} if before.get(k) != now.get(k))
+            keys = sorted(k for k in {*before, *now} - set(free) if before.get(k) != now.get(k))
+            if not keys:
+                return True
             shown = "; ".join(f"config.{k} was {before.get(k)!r}, is {now.get(k)!r}" for k in keys)
             raise UserError(
                 f"{self.path} holds another run ({shown}): choose another --workdir, or give the "

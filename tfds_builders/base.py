@@ -8,8 +8,7 @@ builder says in its `find` how other content gets another config name.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
@@ -17,54 +16,39 @@ from absl import logging
 from google.protobuf import json_format
 
 from mmjax.data.schema import Dialogue, dialogue_features, to_record
-from mmjax.data.sources import damaged
+from mmjax.data.records import damaged
 from mmjax.errors import UserError
 from tfds_builders.checks import BadRecordError
+from tfds_builders.origin import Key, Origin, PhotoOrigin
 
-Key = str
 _SHOWN = 20  # bad records that are logged one by one
-Reader = Callable[[Any, str], Iterator[tuple[Key, Dialogue | BadRecordError]]]
 
 
-@dataclass(frozen=True)
-class Origin:
-    """Dialogues that can be read, and the digest that names their content.
+class CheckedBuilder(tfds.core.GeneratorBasedBuilder):
+    """Writes records as `array_record`, with a limit on bad ones, and refuses other prepared data.
 
-    `fetch(download_manager)` makes the content available and returns what `read` wants as its
-    first argument; it does nothing for data that is already here.
+    A kind of record says what its features are (`features`) and how one is written (`record`).
     """
 
-    config: str
-    digest: str
-    read: Reader
-    splits: tuple[str, ...]
-    fetch: Callable[[Any], Any] = field(default=lambda download_manager: None)
+    VERSION = tfds.core.Version("1.1.0")
+    RECORDS: ClassVar[str] = "records"
 
-
-class DialogueBuilder(tfds.core.GeneratorBasedBuilder):
-    """Writes `Dialogue` records as `array_record`; a dataset says only where they come from."""
-
-    VERSION = tfds.core.Version("1.0.0")
-    CONFIGS: ClassVar[tuple[str, ...]] = ()  # what a user may write behind the "/"
-
-    def __init__(
-        self, *, data_dir: Any, config: str = "", manual_dir: Any = None, max_bad_records: int = 0
-    ):
+    def __init__(self, *, data_dir: Any, origin: Origin, max_bad_records: int = 0):
         self._max_bad_records = max_bad_records
-        self._origin = self.find(config, manual_dir)
+        self._origin = origin
         try:
             super().__init__(
-                data_dir=data_dir, config=self._config(self._origin), file_format="array_record"
+                data_dir=data_dir, config=self._config(origin), file_format="array_record"
             )
         except json_format.ParseError as error:  # of what was prepared before
             raise damaged(self.data_path, error) from error
 
-    @classmethod
-    def find(cls, config: str, manual_dir: Any) -> Origin:
-        """Where the data of a config is, without reading more than its digest needs.
+    def features(self) -> tfds.features.FeaturesDict:
+        """Of a record."""
+        raise NotImplementedError
 
-        Raises `UserError` when the user named a folder that cannot be used.
-        """
+    def record(self, key: Key, item: Any) -> Mapping[str, Any]:
+        """The record of what the origin reads; raises BadRecordError."""
         raise NotImplementedError
 
     @property
@@ -85,8 +69,8 @@ class DialogueBuilder(tfds.core.GeneratorBasedBuilder):
         skipped = sum(self.info.metadata["skipped_records"].values())
         if skipped > self._max_bad_records:
             raise UserError(
-                f"{self.data_path} was prepared without {skipped} records that could not be used; "
-                f"accept that with --config.data.max_bad_records={skipped}, or correct the records."
+                f"{self.data_path} was prepared without {skipped} {self.RECORDS} that could not be "
+                f"used; accept that with --config.data.max_bad_records={skipped}, or correct them."
             )
 
     def _config(self, origin: Origin) -> str | tfds.core.BuilderConfig:
@@ -99,7 +83,7 @@ class DialogueBuilder(tfds.core.GeneratorBasedBuilder):
     def _info(self) -> tfds.core.DatasetInfo:
         metadata = {"source_digest": self._origin.digest, "skipped_records": {}}
         return self.dataset_info_from_configs(
-            features=dialogue_features(), metadata=tfds.core.MetadataDict(metadata)
+            features=self.features(), metadata=tfds.core.MetadataDict(metadata)
         )
 
     def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
@@ -111,28 +95,68 @@ class DialogueBuilder(tfds.core.GeneratorBasedBuilder):
     ) -> Iterator[tuple[Key, Mapping[str, Any]]]:
         skipped = self.info.metadata["skipped_records"]
         skipped[split] = written = 0
-        for key, dialogue in self._origin.read(content, split):
-            if isinstance(dialogue, BadRecordError):
+        for key, item in self._origin.read(content, split):
+            try:
+                if isinstance(item, BadRecordError):
+                    raise item
+                record = self.record(key, item)
+            except BadRecordError as bad:
                 skipped[split] += 1
-                self._complain(dialogue, sum(skipped.values()))
+                self._complain(bad, sum(skipped.values()))
             else:
                 written += 1
-                yield key, to_record(dialogue)
+                yield key, record
         if not written:
             raise UserError(
-                f"{self.name}: there is no usable dialogue for {split!r} ({skipped[split]} "
-                "records could not be used); add some."
+                f"{self.name}: there is nothing usable for {split!r} ({skipped[split]} "
+                f"{self.RECORDS} could not be used); add some."
             )
 
     def _complain(self, bad: BadRecordError, skipped: int) -> None:
         if skipped > self._max_bad_records:
-            more = f" ({skipped} such records)" if skipped > 1 else ""
+            more = f" ({skipped} such {self.RECORDS})" if skipped > 1 else ""
             raise UserError(
-                f"{bad}{more}; correct the record, or let records be left out with "
+                f"{bad}{more}; correct it, or let {self.RECORDS} be left out with "
                 "--config.data.max_bad_records=N."
             )
         if skipped <= _SHOWN:
             logging.warning("left out: %s%s", bad, " (others follow)" * (skipped == _SHOWN))
+
+
+class DialogueBuilder(CheckedBuilder):
+    """Writes `Dialogue` records; a dataset says only where they come from."""
+
+    CONFIGS: ClassVar[tuple[str, ...]] = ()  # what a user may write behind the "/"
+
+    def __init__(
+        self, *, data_dir: Any, config: str = "", manual_dir: Any = None, max_bad_records: int = 0
+    ):
+        origin = self.find(config, manual_dir)
+        self.asked, self.manual_dir = config, manual_dir
+        super().__init__(data_dir=data_dir, origin=origin, max_bad_records=max_bad_records)
+
+    @classmethod
+    def find(cls, config: str, manual_dir: Any) -> Origin:
+        """Where the data of a config is, without reading more than its digest needs.
+
+        Raises `UserError` when the user named a folder that cannot be used.
+        """
+        raise NotImplementedError
+
+    @classmethod
+    def has_config(cls, config: str) -> bool:
+        """Whether `config` may stand behind the "/"."""
+        return config in cls.CONFIGS
+
+    def photos(self) -> PhotoOrigin | None:
+        """Where the pixels of its photos are; None: it has none. Asked when it is prepared."""
+        return None
+
+    def features(self) -> tfds.features.FeaturesDict:
+        return dialogue_features()
+
+    def record(self, key: Key, item: Dialogue) -> Mapping[str, Any]:
+        return to_record(item)
 
 
 def digest_of(parts: Mapping[str, str]) -> str:

@@ -47,6 +47,9 @@ class Bm25System:
     def identity(self) -> Mapping[str, Any]:
         return config_lib.identity(self._config, self._sections)
 
+    def judging_keys(self) -> set[str]:
+        return config_lib.judging_keys(self._sections)
+
     def train(self, workdir: WorkDir) -> None:
         began = time.perf_counter()
         names = ["dev", "test"] if self._options["eval"].test else ["dev"]
@@ -77,6 +80,9 @@ class Bm25System:
     def predict(self, workdir: WorkDir, split: str, top: int) -> list[dict[str, Any]]:
         data = self._split(split)
         return self._task.ranked(data, self._scores(data), top)
+
+    def page(self, path: Any, split: str, answers: list[dict[str, Any]]) -> None:
+        self._task.page(path, self._split(split), answers, self._config["label"])
 
     def _split(self, name: str) -> Split:
         return open_split(self._task, self._options["data"], name)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -43,19 +43,28 @@ class Featurizer(Protocol):
     Attributes:
       ragged: for each feature of varying length, how it is padded.
       key_names: order of the columns of `batch["keys"]`.
-      deterministic: whether `featurize` ignores `rng`, so that its result may be kept.
+      cached: features that depend on the dialogue alone and are small, so that they may be kept
+        in memory.
+      photos: whether it reads pixels: the photos are prepared only for those that do.
       identity: JSON values that, with a source's fingerprint, determine its examples.
     """
 
     ragged: Mapping[str, Ragged]
     key_names: Sequence[str]
-    deterministic: bool
+    cached: Collection[str]
+    photos: bool
     identity: Mapping[str, Any]
 
     def examples(self, dialogue: Dialogue) -> Iterable[Example]:
         """The dialogue's examples. Raises SkipRecord."""
 
     def featurize(
-        self, dialogue: Dialogue, sub: int, rng: np.random.Generator
+        self, dialogue: Dialogue, sub: int, rng: np.random.Generator | None
     ) -> Mapping[str, np.ndarray]:
-        """One example as numpy arrays: ragged features 1-D, others of one fixed shape."""
+        """One example as numpy arrays: ragged features 1-D, others of one fixed shape.
+
+        What costs much, pixels above all, is made when it is asked for (`featurize.Lazy`).
+
+        Args:
+          rng: for what is drawn at random in training; None in evaluation.
+        """

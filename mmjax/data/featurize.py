@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,22 @@ def buckets_up_to(max_length: int) -> tuple[int, ...]:
     while lengths[-1] < max_length:
         lengths.append(2 * lengths[-1])
     return (*(n for n in lengths if n < max_length), max_length)
+
+
+class Lazy(Mapping[str, np.ndarray]):
+    """Features that are made when they are asked for, and not before."""
+
+    def __init__(self, **make: Callable[[], np.ndarray]):
+        self._make = make
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._make[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._make)
+
+    def __len__(self) -> int:
+        return len(self._make)
 
 
 def collate(

@@ -9,7 +9,6 @@ from __future__ import annotations
 import collections
 import dataclasses
 import hashlib
-import io
 import json
 import logging
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from etils import epath
 
+from mmjax.data.array_cache import read_arrays, write_arrays
 from mmjax.data.examples import Featurizer, SkipRecord
 from mmjax.data.sources import Source
 from mmjax.errors import UserError
@@ -134,37 +134,21 @@ def _write(index: ExampleIndex, path: epath.Path) -> None:
     arrays |= {f"length:{k}": v for k, v in index.lengths.items()}
     arrays |= {f"key:{k}": v for k, v in index.keys.items()}
     arrays["skipped"] = np.frombuffer(json.dumps(dict(index.skipped)).encode(), np.uint8)
-    data = io.BytesIO()
-    np.savez(data, **arrays)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # The digest is written last: a file without a matching one is made anew.
-        path.write_bytes(data.getvalue())
-        digest = hashlib.sha256(data.getvalue()).hexdigest()
-        path.with_suffix(".sha256").write_text(digest)
-    except OSError as error:
-        raise UserError(
-            f"cannot write the index {path} ({error.strerror or error}): free space there or set "
-            "config.data.data_dir to a writable folder."
-        ) from error
+    write_arrays(path, arrays)
 
 
 def _read(path: epath.Path) -> ExampleIndex | None:
-    try:
-        data, digest = path.read_bytes(), path.with_suffix(".sha256").read_bytes()
-    except OSError:
+    arrays = read_arrays(path)
+    if arrays is None:
         return None
-    if hashlib.sha256(data).hexdigest().encode() != digest:
-        return None
-    with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
-        groups = {
-            prefix: {k[len(prefix) :]: arrays[k] for k in arrays.files if k.startswith(prefix)}
-            for prefix in ("length:", "key:")
-        }
-        return ExampleIndex(
-            arrays["record"],
-            arrays["sub"],
-            groups["length:"],
-            groups["key:"],
-            json.loads(arrays["skipped"].tobytes()),
-        )
+    groups = {
+        prefix: {k[len(prefix) :]: array for k, array in arrays.items() if k.startswith(prefix)}
+        for prefix in ("length:", "key:")
+    }
+    return ExampleIndex(
+        arrays["record"],
+        arrays["sub"],
+        groups["length:"],
+        groups["key:"],
+        json.loads(arrays["skipped"].tobytes()),
+    )

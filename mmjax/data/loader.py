@@ -1,4 +1,4 @@
-"""Streams a plan's batches to the devices, prepared ahead in threads.
+"""Streams a plan's batches to the devices, prepared ahead in threads or processes.
 
 The content of a batch is decided by the plan and the index alone. This file only does the work:
 reads the rows that this process owns, featurizes, pads, and places them on the mesh.
@@ -6,6 +6,8 @@ reads the rows that this process owns, featurizes, pads, and places them on the 
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -13,6 +15,7 @@ from typing import Any
 import grain
 import jax
 import numpy as np
+from absl import flags
 from jax.sharding import Mesh, NamedSharding
 
 from mmjax.config import LoaderOptions
@@ -44,35 +47,23 @@ class Loader:
         seed: int = 0,
         fields: Sequence[str] | None = None,
     ):
-        """`fields`: the features to keep; None: all of them."""
-        self._task, self._sources, self._indexes = task, sources, indexes
-        self._plan, self._options, self._seed, self._fields = plan, options, seed, fields
-        self._keys = dense_keys(indexes, task.key_names)
-        self._mesh = mesh
-        self._rows = process_rows(mesh, plan.batch_size)
-        self._cache: dict[tuple[int, int], dict[str, np.ndarray]] = {}
+        """`fields`: the features to make; None: all of them."""
+        self._plan, self._mesh, self._options = plan, mesh, options
+        self._host = HostBatches(
+            task,
+            sources,
+            indexes,
+            plan,
+            rows=process_rows(mesh, plan.batch_size),
+            seed=seed,
+            fields=fields,
+            cached_examples=options.cached_examples,
+        )
         self.waited = 0.0  # seconds that the consumer has waited for batches
 
     def host_batch(self, k: int) -> dict[str, Any]:
         """This process's rows of global batch `k`, as numpy."""
-        planned = self._plan.batch(k)
-        padded = self._padded_lengths(planned)
-        mine = planned.rows(self._rows)
-        rows = [
-            None if example < 0 else self._features(int(source), int(example), int(epoch))
-            for source, example, epoch in zip(mine.source, mine.example, mine.epoch, strict=True)
-        ]
-        # A process may have nothing of the last batch; then any example tells the types.
-        like = next((row for row in rows if row is not None), None) or self._features(0, 0, 0)
-        batch = collate(rows, like, self._task.ragged, padded)
-        batch["weight"] = (mine.example >= 0).astype(np.float32)
-        batch["keys"] = np.stack(
-            [
-                np.full(len(self._task.key_names), -1, np.int32) if e < 0 else self._keys[s][e]
-                for s, e in zip(mine.source, mine.example, strict=True)
-            ]
-        )
-        return batch
+        return self._host(k)
 
     @property
     def num_batches(self) -> int:
@@ -81,30 +72,17 @@ class Loader:
 
     def shapes(self) -> Any:
         """A global batch as ShapeDtypeStructs, each ragged feature at its shortest bucket."""
-        features = self._features(0, 0, 0)
-        padded = {name: ragged.buckets[0] for name, ragged in self._task.ragged.items()}
-        cut = {
-            name: value[: padded[name]] if name in padded else value
-            for name, value in features.items()
-        }
-        batch = collate([cut], cut, self._task.ragged, padded)
-        batch["weight"] = np.zeros(1, np.float32)
-        batch["keys"] = np.zeros((1, len(self._task.key_names)), np.int32)
         B = self._plan.batch_size
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((B, *x.shape[1:]), x.dtype), batch)
+        return jax.tree.map(
+            lambda x: jax.ShapeDtypeStruct((B, *x.shape[1:]), x.dtype), self._host.smallest()
+        )
 
     def batches(self, start: int = 0, stop: int | None = None) -> Iterator[Any]:
         """Device batches number `start` to `stop` (exclusive; None: without end)."""
         count = (1 << 62) if stop is None else stop - start
         if count <= 0:
             return
-        numbers = grain.MapDataset.range(start, start + count)
-        stream = numbers.map(self.host_batch).to_iter_dataset(
-            grain.ReadOptions(
-                num_threads=self._options.threads, prefetch_buffer_size=self._options.prefetch
-            )
-        )
-        stream = iter(stream)
+        stream = iter(self._stream(start, count))
         while True:
             began = time.perf_counter()
             batch = next(stream, None)
@@ -124,29 +102,128 @@ class Loader:
 
         return jax.tree.map(place, batch)
 
+    def _stream(self, start: int, count: int) -> grain.IterDataset:
+        options = self._options
+        numbers = grain.MapDataset.range(start, start + count)
+        # Starting processes pays for photos, not for texts that are kept in memory anyway.
+        workers = min(options.workers, count) if self._host.makes_more_than_texts() else 0
+        if not workers:
+            return numbers.map(self._host).to_iter_dataset(
+                grain.ReadOptions(
+                    num_threads=options.threads, prefetch_buffer_size=options.prefetch
+                )
+            )
+        if not flags.FLAGS.is_parsed():  # Grain reads flags of its own, also outside of a command
+            flags.FLAGS.mark_as_parsed()
+        # A worker makes every n-th batch, and Grain takes them in turn: the order stays the plan's.
+        one_at_a_time = grain.ReadOptions(num_threads=1, prefetch_buffer_size=1)
+        return (
+            numbers.map(self._host)
+            .to_iter_dataset(one_at_a_time)
+            .mp_prefetch(
+                grain.MultiprocessingOptions(
+                    num_workers=workers, per_worker_buffer_size=options.prefetch
+                )
+            )
+        )
+
+
+@dataclasses.dataclass
+class HostBatches:
+    """Batch number -> one process's rows of it, as numpy; nothing of it needs a device.
+
+    Attributes:
+      rows: int64, this process's rows of a global batch.
+      fields: the features to make; None: all.
+      cached_examples: whose cheap features are kept.
+    """
+
+    task: Featurizer
+    sources: Sequence[Source]
+    indexes: Sequence[ExampleIndex]
+    plan: TrainPlan | EvalPlan
+    rows: np.ndarray
+    seed: int
+    fields: Sequence[str] | None
+    cached_examples: int
+
+    def __post_init__(self):
+        self._cache: dict[tuple[int, int], dict[str, np.ndarray]] = {}
+        # All of a task's features have the same names; the first example tells them.
+        self._names = tuple(self.fields or ())
+
+    def __call__(self, k: int) -> dict[str, Any]:
+        """This process's rows of global batch `k`."""
+        planned = self.plan.batch(k)
+        padded = self._padded_lengths(planned)
+        mine = planned.rows(self.rows)
+        rows = [
+            None if example < 0 else self._features(int(source), int(example), int(epoch))
+            for source, example, epoch in zip(mine.source, mine.example, mine.epoch, strict=True)
+        ]
+        # A process may have nothing of the last batch; then any example tells the types.
+        like = next((row for row in rows if row is not None), None) or self._features(0, 0, 0)
+        batch = collate(rows, like, self.task.ragged, padded)
+        batch["weight"] = (mine.example >= 0).astype(np.float32)
+        batch["keys"] = np.stack(
+            [
+                np.full(len(self.task.key_names), -1, np.int32) if e < 0 else self._keys[s][e]
+                for s, e in zip(mine.source, mine.example, strict=True)
+            ]
+        )
+        return batch
+
+    def smallest(self) -> dict[str, Any]:
+        """A batch of one row, each ragged feature at its shortest bucket."""
+        features = self._features(0, 0, 0)
+        padded = {name: ragged.buckets[0] for name, ragged in self.task.ragged.items()}
+        cut = {
+            name: value[: padded[name]] if name in padded else value
+            for name, value in features.items()
+        }
+        batch = collate([cut], cut, self.task.ragged, padded)
+        batch["weight"] = np.zeros(1, np.float32)
+        batch["keys"] = np.zeros((1, len(self.task.key_names)), np.int32)
+        return batch
+
+    def makes_more_than_texts(self) -> bool:
+        """Whether there is a feature that is not kept in memory."""
+        return self.fields is None or not set(self.fields) <= set(self.task.cached)
+
+    @functools.cached_property
+    def _keys(self) -> list[np.ndarray]:
+        return dense_keys(self.indexes, self.task.key_names)
+
     def _features(self, source: int, example: int, epoch: int) -> dict[str, np.ndarray]:
-        cached = self._cache.get((source, example))
-        if cached is not None:
-            return cached
-        index = self._indexes[source]
-        dialogue = self._sources[source][int(index.record[example])]
-        rng = example_rng(self._seed, source, example, epoch)
-        features = dict(self._task.featurize(dialogue, int(index.sub[example]), rng))
-        if self._fields is not None:
-            features = {name: features[name] for name in self._fields}
-        if self._task.deterministic and len(self._cache) < self._options.cached_examples:
-            self._cache[source, example] = features
+        known = self._cache.get((source, example), {})
+        if self._names and known.keys() >= set(self._names):
+            return {name: known[name] for name in self._names}
+        index = self.indexes[source]
+        dialogue = self.sources[source][int(index.record[example])]
+        rng = None
+        if isinstance(self.plan, TrainPlan):
+            rng = example_rng(self.seed, source, example, epoch)
+        made = self.task.featurize(dialogue, int(index.sub[example]), rng)
+        self._names = self._names or tuple(made)
+        features = {name: known[name] if name in known else made[name] for name in self._names}
+        if len(self._cache) < self.cached_examples or (source, example) in self._cache:
+            kept = {name: x for name, x in features.items() if name in self.task.cached}
+            if kept:
+                self._cache[source, example] = {**known, **kept}
         return features
 
     def _padded_lengths(self, planned: PlannedBatch) -> dict[str, int]:
         """From the whole global batch, so that all processes agree on the shape."""
-        lengths = dict.fromkeys(self._task.ragged, 0)
+        lengths = dict.fromkeys(self.task.ragged, 0)
         for s in np.unique(planned.source):
             examples = planned.example[(planned.source == s) & (planned.example >= 0)]
             for name in lengths:
-                found = self._indexes[s].lengths[name][examples]
+                found = self.indexes[s].lengths[name][examples]
                 lengths[name] = max(lengths[name], int(found.max(initial=0)))
-        return {name: self._task.ragged[name].padded_length(n) for name, n in lengths.items()}
+        return {name: self.task.ragged[name].padded_length(n) for name, n in lengths.items()}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cache": {}}
 
 
 def process_rows(mesh: Mesh, batch_size: int) -> np.ndarray:

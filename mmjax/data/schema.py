@@ -2,25 +2,56 @@
 
 Every task reads `Dialogue` and nothing else, so every task runs on every dataset that has the
 fields it needs. On disk photos are one flat list that points into the turns: most turns have no
-photo, and a list per turn would cost each of them three empty arrays.
+photo, and a list per turn would cost each of them three empty arrays. So are boxes, which point
+into the photos. Pixels are not in the record: a photo is shared in many dialogues, and whoever
+reads texts alone should not read megabytes (`mmjax.data.photos`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Protocol
 
 SPLITS = ("train", "dev", "test")
 
 
+class PhotoFile(Protocol):
+    """Where a photo's pixels are; cheap to pickle and to hash.
+
+    Attributes:
+      digest: of the encoded bytes, hexadecimal: equal for photos with equal content.
+    """
+
+    digest: str
+
+    def read(self) -> bytes:
+        """The encoded photo (JPEG, PNG, ...)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """An annotated object: its top left corner and size, as fractions of the photo's (0 to 1)."""
+
+    label: str
+    x: float
+    y: float
+    width: float
+    height: float
+
+
 @dataclass(frozen=True, slots=True)
 class Photo:
-    """A shared photo: an id unique in its dataset, the names of what it shows, its address."""
+    """A shared photo: an id unique in its dataset, the names of what it shows, its address.
+
+    `file` is None where no pixels are at hand: they were not asked for, or cannot be had.
+    """
 
     id: str
     labels: tuple[str, ...] = ()
     url: str = ""
+    boxes: tuple[Box, ...] = ()
+    file: PhotoFile | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,32 +73,50 @@ class Dialogue:
 
 def to_record(dialogue: Dialogue) -> dict[str, Any]:
     """The nested dictionary that a TFDS builder yields; `dialogue_features` describes it."""
+    photos = [(k, photo) for k, turn in enumerate(dialogue.turns) for photo in turn.photos]
     return {
         "id": dialogue.id,
         "turns": [{"speaker": turn.speaker, "text": turn.text} for turn in dialogue.turns],
         "photos": [
             {"turn": k, "id": photo.id, "url": photo.url, "labels": list(photo.labels)}
-            for k, turn in enumerate(dialogue.turns)
-            for photo in turn.photos
+            for k, photo in photos
+        ],
+        "boxes": [
+            {"photo": number, "label": box.label, "corners": [box.x, box.y, box.width, box.height]}
+            for number, (_, photo) in enumerate(photos)
+            for box in photo.boxes
         ],
     }
 
 
-def from_record(record: Mapping[str, Any]) -> Dialogue:
-    """The dialogue in one record as `as_data_source` yields it: bytes, and columns per field."""
-    photos: dict[int, list[Photo]] = {}
-    shared = record["photos"]
-    for k, name, url, labels in zip(
-        shared["turn"], shared["id"], shared["url"], shared["labels"], strict=True
-    ):
-        photo = Photo(name.decode(), tuple([label.decode() for label in labels]), url.decode())
-        photos.setdefault(int(k), []).append(photo)
+def from_record(
+    record: Mapping[str, Any], photos: Mapping[str, PhotoFile] | None = None
+) -> Dialogue:
+    """The dialogue in one record as `as_data_source` yields it: bytes, and columns per field.
+
+    Args:
+      photos: id -> where its pixels are, for those that can be had.
+    """
+    boxes = _boxes(record["boxes"])
+    shared: dict[int, list[Photo]] = {}
+    columns = record["photos"]
+    rows = zip(columns["turn"], columns["id"], columns["url"], columns["labels"], strict=True)
+    for number, (k, name, url, labels) in enumerate(rows):
+        name = name.decode()
+        photo = Photo(
+            name,
+            tuple([label.decode() for label in labels]),
+            url.decode(),
+            tuple(boxes.get(number, ())),
+            photos.get(name) if photos else None,
+        )
+        shared.setdefault(int(k), []).append(photo)
     turns = record["turns"]
     return Dialogue(
         record["id"].decode(),
         tuple(
             [
-                Turn(int(speaker), text.decode(), tuple(photos[k]) if k in photos else ())
+                Turn(int(speaker), text.decode(), tuple(shared[k]) if k in shared else ())
                 for k, (speaker, text) in enumerate(
                     zip(turns["speaker"], turns["text"], strict=True)
                 )
@@ -76,22 +125,38 @@ def from_record(record: Mapping[str, Any]) -> Dialogue:
     )
 
 
+def _boxes(columns: Mapping[str, Any]) -> dict[int, list[Box]]:
+    found: dict[int, list[Box]] = {}
+    for number, label, corners in zip(
+        columns["photo"], columns["label"], columns["corners"], strict=True
+    ):
+        box = Box(label.decode(), *map(float, corners))
+        found.setdefault(int(number), []).append(box)
+    return found
+
+
 def dialogue_features() -> Any:
-    """The `tfds.features.FeaturesDict` of a record; `photos.turn` is an index into `turns`."""
+    """The `tfds.features.FeaturesDict` of a record.
+
+    `photos.turn` is an index into `turns`, `boxes.photo` one into `photos`, and `boxes.corners` is
+    x, y, width, height.
+    """
     import numpy as np
     import tensorflow_datasets as tfds
 
-    text = tfds.features.Text
+    text, sequence = tfds.features.Text, tfds.features.Sequence
     return tfds.features.FeaturesDict(
         {
             "id": text(),
-            "turns": tfds.features.Sequence({"speaker": np.int32, "text": text()}),
-            "photos": tfds.features.Sequence(
+            "turns": sequence({"speaker": np.int32, "text": text()}),
+            "photos": sequence(
+                {"turn": np.int32, "id": text(), "url": text(), "labels": sequence(text())}
+            ),
+            "boxes": sequence(
                 {
-                    "turn": np.int32,
-                    "id": text(),
-                    "url": text(),
-                    "labels": tfds.features.Sequence(text()),
+                    "photo": np.int32,
+                    "label": text(),
+                    "corners": tfds.features.Tensor(shape=(4,), dtype=np.float32),
                 }
             ),
         }

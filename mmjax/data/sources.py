@@ -15,23 +15,25 @@ import hashlib
 import importlib
 import io
 import json
-import logging
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 from typing import Any, Protocol, runtime_checkable
 
 from absl import logging as absl_logging
 from etils import epath
 
-from mmjax.data.schema import SPLITS, Dialogue, from_record
+from mmjax.data.photos import PhotoSet
+from mmjax.data.quiet import quiet
+from mmjax.data.records import Records
+from mmjax.data.schema import SPLITS, Dialogue, from_record, to_record
 from mmjax.errors import UserError
 
 # Dataset name -> module with its `Builder`. A new dataset is one package and one line here.
 DATASETS = {
     "photochat": "tfds_builders.photochat.photochat_dataset_builder",
     "dialogue_folder": "tfds_builders.dialogue_folder.dialogue_folder_dataset_builder",
+    "photo_folder": "tfds_builders.photo_folder.photo_folder_dataset_builder",
 }
 
 
@@ -48,21 +50,31 @@ class Source(Protocol):
 
 
 def open_dataset(
-    name: str, split: str, *, data_dir: Any, manual_dir: Any = None, max_bad_records: int = 0
+    name: str,
+    split: str,
+    *,
+    data_dir: Any,
+    manual_dir: Any = None,
+    max_bad_records: int = 0,
+    photos: bool = False,
+    pixels: str = "real",
 ) -> TfdsSource:
     """A split ("train", "dev", "test") of a dataset, prepared under `data_dir` when it is not.
 
     `name`: a key of `DATASETS`, with "/config" where it has configs ("photochat/demo").
     `manual_dir`: the folder with the original files; each builder has its default places.
-    `max_bad_records`: how many records of the original files may be left out (and logged).
+    `max_bad_records`: how many records of the original files may be left out (and logged), and how
+    many photos.
+    `photos`: also prepare the photos, so that those that can be had have a `file`.
+    `pixels`: "real", "blank" or "shuffled", see `mmjax.data.photos`.
     Raises `UserError` when the dataset cannot be had: unknown, absent, damaged, no room for it.
     """
     dataset, _, config = name.partition("/")
     _known(dataset, tuple(DATASETS), "dataset")
     _known(split, SPLITS, "split")
-    with _quiet():
+    with quiet():
         builder_class = importlib.import_module(DATASETS[dataset]).Builder
-        if config:
+        if config and not builder_class.has_config(config):
             _known(config, builder_class.CONFIGS, f"config of {dataset}")
         builder = builder_class(
             data_dir=os.fspath(data_dir),
@@ -77,7 +89,30 @@ def open_dataset(
             f"{name} has no split {split!r} in {manual_dir or data_dir}, only "
             f"{', '.join(builder.info.splits)}; add it or choose another one."
         )
-    return TfdsSource(builder.data_path, split)
+    found = None
+    if photos:
+        origin = builder.photos()
+        if origin is None:
+            raise UserError(f"{name} has no photos, only texts about them: choose another dataset.")
+        found = _open_photos(dataset, origin, data_dir, max_bad_records, pixels)
+    return TfdsSource(builder.data_path, split, found)
+
+
+def _open_photos(
+    dataset: str, origin: Any, data_dir: Any, max_bad_records: int, pixels: str
+) -> PhotoSet:
+    with quiet():
+        from tfds_builders.photo_set import PhotoSetBuilder
+
+        builder = PhotoSetBuilder(
+            data_dir=os.fspath(data_dir),
+            dataset=dataset,
+            photos=origin,
+            max_bad_records=max_bad_records,
+        )
+        _prepare(builder)
+    builder.check_prepared()
+    return PhotoSet(builder.data_path, data_dir, pixels)
 
 
 class ListSource:
@@ -88,7 +123,10 @@ class ListSource:
         self._dialogues = tuple(dialogues)
         state = hashlib.sha256(name.encode())
         for dialogue in self._dialogues:
-            state.update(json.dumps(asdict(dialogue)).encode() + b"\n")
+            state.update(json.dumps(to_record(dialogue)).encode() + b"\n")
+            for turn in dialogue.turns:
+                for photo in turn.photos:
+                    state.update(b"" if photo.file is None else photo.file.digest.encode())
         self.fingerprint = state.hexdigest()
 
     def __len__(self) -> int:
@@ -99,59 +137,25 @@ class ListSource:
 
 
 class TfdsSource:
-    """A split of a prepared dataset, read by index through TFDS' `as_data_source`.
+    """A split of a prepared dataset, read by number.
 
-    Cheap to pickle: a worker process opens the files itself, when it first reads.
+    Attributes:
+      photos: where the pixels of its photos are, by id; None: they were not asked for.
     """
 
-    def __init__(self, folder: Any, split: str):
-        self._folder, self._split = os.fspath(folder), split
-        self._records = None
-        info = self._open().info
-        rows = info.splits[split]
-        config = info.full_name.rsplit("/", 1)[0]
-        self.name = f"{config}:{split}"
-        self._length = rows.num_examples
-        content = {
-            "name": info.full_name,
-            "split": split,
-            "shards": list(rows.shard_lengths),
-            "bytes": rows.num_bytes,
-            "source": dict(info.metadata or {}),
-        }
-        self.fingerprint = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+    def __init__(self, folder: Any, split: str, photos: PhotoSet | None = None):
+        self._records = Records(folder, split)
+        self.photos = photos
+        self.name, self.fingerprint = self._records.name, self._records.fingerprint
+        if photos is not None:
+            both = f"{self.fingerprint} {photos.fingerprint}"
+            self.fingerprint = hashlib.sha256(both.encode()).hexdigest()
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._records)
 
     def __getitem__(self, i: int) -> Dialogue:
-        if not -self._length <= i < self._length:
-            raise IndexError(f"{self.name} has {self._length} dialogues, index {i} is out of range")
-        try:
-            if self._records is None:
-                self._records = self._open().as_data_source(self._split)
-            record = self._records[int(i) % self._length]
-        except RuntimeError as error:  # array_record keeps a hash of every chunk
-            raise damaged(self._folder, error) from error
-        return from_record(record)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_records": None}
-
-    def _open(self) -> Any:
-        import tensorflow_datasets as tfds
-
-        with _quiet():
-            return tfds.builder_from_directory(self._folder)
-
-
-def damaged(folder: Any, reason: Any) -> UserError:
-    """The error for prepared data that cannot be read: they can always be made again."""
-    why = str(reason).splitlines()[0]
-    return UserError(
-        f"The prepared data in {folder} are damaged ({why}); delete that folder and "
-        "run the command again."
-    )
+        return from_record(self._records[i], self.photos)
 
 
 def _known(name: str, names: Sequence[str], what: str) -> None:
@@ -233,25 +237,3 @@ def _own_line() -> Iterator[None]:
     except Exception:
         print(file=sys.stderr)
         raise
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps progress bars and warnings about data, drops what TFDS and TensorFlow say otherwise.
-
-    The environment variables act only before TensorFlow is first imported, which is the case
-    unless the caller imported it.
-    """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
-
-    def ours(record: logging.LogRecord) -> bool:
-        chatter = "tensorflow_datasets" in record.pathname and record.levelno < logging.ERROR
-        return not chatter
-
-    logger = absl_logging.get_absl_logger()
-    logger.addFilter(ours)
-    try:
-        yield
-    finally:
-        logger.removeFilter(ours)

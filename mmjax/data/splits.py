@@ -26,20 +26,22 @@ class Split:
         ]
 
 
-def open_source(options: DataOptions, split: str) -> Source:
-    """The records of a split, prepared first where they are not."""
+def open_source(options: DataOptions, split: str, *, photos: bool = False) -> Source:
+    """The records of a split, and the photos where pixels are read, prepared where they are not."""
     return open_dataset(
         options.dataset,
         split,
         data_dir=options.data_dir,
         manual_dir=options.manual_dir,
         max_bad_records=options.max_bad_records,
+        photos=photos,
+        pixels=options.pixels,
     )
 
 
 def open_split(task: Featurizer, options: DataOptions, split: str) -> Split:
     """Records and index of a split."""
-    source = open_source(options, split)
+    source = open_source(options, split, photos=task.photos)
     index = open_index(
         task,
         source,

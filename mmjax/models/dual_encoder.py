@@ -1,4 +1,8 @@
-"""The dual encoder: a dialogue's text and a photo's labels, each as one vector (PhotoChat, 5.2)."""
+"""The dual encoder: a dialogue's text and a photo, each as one vector (PhotoChat, 5.2).
+
+Of a photo it sees the text of its labels (DE_label), its pixels (DE_img), or both (DE): what the
+towers give is joined and mapped to the shared space by one linear layer.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,8 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from mmjax.models.layers import Projection
+from mmjax.models.pixels import mirror, normalize
+from mmjax.models.resnet import ResNet, ResNetConfig
 from mmjax.models.transformer import Transformer, TransformerConfig
 from mmjax.parallel.rules import constrain
 
@@ -18,28 +24,39 @@ from mmjax.parallel.rules import constrain
 @dataclasses.dataclass(frozen=True)
 class DualEncoderConfig:
     """Attributes:
-    query, labels: transformers of the two towers.
-    shared: one set of weights serves both towers (then `labels` equals `query`).
+    query: transformer of the dialogue.
+    labels: transformer of the labels' text; None: they are not read.
+    image: network of the pixels; None: they are not seen.
+    shared: one set of weights serves dialogue and labels (then `labels` equals `query`).
     pooling: "cls" takes the first token's vector, "mean" averages those of the real tokens.
-    joint_dim: width of the shared space that a linear layer per tower maps to; None: no such
-      layer, the towers' own width.
+    joint_dim: width of the shared space that a linear layer per side maps to; None: no such
+      layer, the towers' own width (not with pixels).
     logit_scale: factor on the cosine of the two vectors; its first value when it is learned.
     learn_scale: whether it is learned (as its logarithm, capped at ln 100 as CLIP does).
     """
 
     query: TransformerConfig
-    labels: TransformerConfig
+    labels: TransformerConfig | None = None
+    image: ResNetConfig | None = None
     shared: bool = False
     pooling: Literal["cls", "mean"] = "cls"
     joint_dim: int | None = 512
     logit_scale: float = 1.0
     learn_scale: bool = False
 
+    def __post_init__(self):
+        if self.labels is None and self.image is None:
+            raise ValueError("a photo must be known by its labels, its pixels, or both")
+        if self.image is not None and self.joint_dim is None:
+            raise ValueError("with pixels a joint_dim is needed: the towers' widths differ")
+
 
 class DualEncoder(nn.Module):
     """Vectors of unit length whose dot product says how well a photo fits a dialogue.
 
-    A side of the batch is {"ids": int [B, L], "mask": bool [B, L]}.
+    A batch holds "query" and "photo", the texts: {"ids": int [B, L], "mask": bool [B, L]}; with
+    pixels also "image" uint8 [B, S, S, 3], "has_image" bool [B] (a photo may be missing) and, in
+    training, "mirror" bool [B].
     """
 
     config: DualEncoderConfig
@@ -47,8 +64,10 @@ class DualEncoder(nn.Module):
     def setup(self):
         config = self.config
         self.query_tower = Transformer(config.query)
-        if not config.shared:
+        if config.labels is not None and not config.shared:
             self.label_tower = Transformer(config.labels)
+        if config.image is not None:
+            self.image_tower = ResNet(config.image)
         if config.joint_dim is not None:
             self.query_head = Projection((config.joint_dim,), ("embed",), ("joint",))
             self.photo_head = Projection((config.joint_dim,), ("embed",), ("joint",))
@@ -59,27 +78,44 @@ class DualEncoder(nn.Module):
     def __call__(self, batch: Any, *, train: bool) -> dict[str, Array]:
         """Outputs "query" and "photo", float32 [B, D], and "scale", a scalar."""
         return {
-            "query": self.embed_query(batch["query"], train=train),
-            "photo": self.embed_photo(batch["photo"], train=train),
+            "query": self.embed_query(batch, train=train),
+            "photo": self.embed_photo(batch, train=train),
             "scale": self._scale(),
         }
 
-    def embed_query(self, side: Any, *, train: bool = False) -> Float[Array, "B D"]:
+    def embed_query(self, batch: Any, *, train: bool = False) -> Float[Array, "B D"]:
         """Vectors of dialogues."""
-        head = None if self.config.joint_dim is None else self.query_head
-        return self._embed(self.query_tower, head, side, train)
+        pooled = self._read(self.query_tower, batch["query"], train)  # [B, D]
+        return self._finish(pooled, "query_head")
 
-    def embed_photo(self, side: Any, *, train: bool = False) -> Float[Array, "B D"]:
-        """Vectors of photos, from their labels' text."""
-        tower = self.query_tower if self.config.shared else self.label_tower
-        head = None if self.config.joint_dim is None else self.photo_head
-        return self._embed(tower, head, side, train)
+    def embed_photo(self, batch: Any, *, train: bool = False) -> Float[Array, "B D"]:
+        """Vectors of photos."""
+        parts = []
+        if self.config.image is not None:
+            parts.append(self._see(batch, train))
+        if self.config.labels is not None:
+            tower = self.query_tower if self.config.shared else self.label_tower
+            parts.append(self._read(tower, batch["photo"], train))
+        pooled = parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
+        return self._finish(pooled, "photo_head")
 
-    def _embed(self, tower: Any, head: Any, side: Any, train: bool) -> Float[Array, "B D"]:
+    def _read(self, tower: Any, side: Any, train: bool) -> Float[Array, "B D"]:
         hidden = tower(side["ids"], side["mask"], train=train)  # [B, L, D]
-        pooled = pool(hidden, side["mask"], self.config.pooling)  # [B, D]
-        if head is not None:
-            pooled = head(pooled)
+        return pool(hidden, side["mask"], self.config.pooling).astype(jnp.float32)
+
+    def _see(self, batch: Any, train: bool) -> Float[Array, "B D"]:
+        pixels = constrain(batch["image"], "batch", None, None, None)
+        if train:
+            pixels = mirror(pixels, batch["mirror"])
+        seen = self.image_tower(
+            normalize(pixels, self.config.image.dtype), train=train, present=batch["has_image"]
+        )  # [B, D]
+        # A photo that could not be had says nothing; its labels, where they are read, still do.
+        return jnp.where(batch["has_image"][:, None], seen, 0.0)
+
+    def _finish(self, pooled: Float[Array, "B D"], head: str) -> Float[Array, "B D"]:
+        if self.config.joint_dim is not None:
+            pooled = getattr(self, head)(pooled)
         return constrain(unit_length(pooled.astype(jnp.float32)), "batch", None)
 
     def _scale(self) -> Float[Array, ""]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from typing import Any, Protocol
 
+import numpy as np
+
 from mmjax.config import ObserveOptions
 from mmjax.errors import UserError
 
@@ -14,6 +16,9 @@ class Writer(Protocol):
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         """Values of one step."""
+
+    def image(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """A picture, uint8 [H, W, 3]."""
 
     def flush(self) -> None:
         """Makes what was received visible."""
@@ -50,6 +55,9 @@ class TensorBoardWriter:
     def scalars(self, step: int, values: dict[str, float]) -> None:
         self._writer.write_scalars(step, values)
 
+    def image(self, step: int, name: str, pixels: np.ndarray) -> None:
+        self._writer.write_images(step, {name: pixels[None]})
+
     def flush(self) -> None:
         self._writer.flush()
 
@@ -75,6 +83,11 @@ class WandbWriter:
 
     def scalars(self, step: int, values: dict[str, float]) -> None:
         self._run.log(values, step=step)
+
+    def image(self, step: int, name: str, pixels: np.ndarray) -> None:
+        import wandb
+
+        self._run.log({name: wandb.Image(pixels)}, step=step)
 
     def flush(self) -> None:
         pass

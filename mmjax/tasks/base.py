@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import jax
+import numpy as np
 
 from mmjax.data.examples import Featurizer
 from mmjax.data.sources import Source
@@ -36,7 +37,13 @@ class Predictor:
 
 
 class Task(Featurizer, Protocol):
-    """Everything that the loop and the systems ask of a task, beside making examples."""
+    """Everything that the loop and the systems ask of a task, beside making examples.
+
+    A task is made from its options and its model's options. What has a body here may be left out
+    by a class that inherits from this one.
+    """
+
+    photos = False
 
     def fit(self, source: Source, folder: Any) -> None:
         """Makes what is fitted on training data (vocabularies, ...) and writes it to `folder`."""
@@ -53,16 +60,24 @@ class Task(Featurizer, Protocol):
     def predictors(self) -> Mapping[str, Predictor]:
         """What a trained model offers, by name."""
 
-    def initial_params(self, target: Any) -> tuple[Any, Any]:
-        """Pretrained weights for `target` (abstract parameters with shardings).
+    def initial_variables(self, target: Any) -> tuple[Any, Mapping[str, Any]]:
+        """Pretrained weights for `target`: {"params": ..., other collections}, abstract, with
+        shardings.
 
         Returns:
-          A tree like `target`, with None where there is nothing to load, and a report to print;
-          (None, None) when training starts from scratch.
+          A tree like `target`, with None where there is nothing to load, and reports to print.
         """
+        return jax.tree.map(lambda _: None, target), {}
 
     def answers(self, split: Split, predict: Predict, top: int) -> list[dict[str, Any]]:
         """The answer to every example of a split as JSON values, for `--mode=predict`."""
+
+    def page(self, path: Any, split: Split, answers: list[dict[str, Any]], title: str) -> None:
+        """Writes an HTML page of the answers, where there is something to see."""
+
+    def sample(self, split: Split, predict: Predict) -> np.ndarray | None:
+        """A picture of some answers, uint8 [H, W, 3], for whoever watches the training."""
+        return None
 
     def evaluator(self) -> Evaluator:
         """How a split is judged."""

@@ -1,7 +1,6 @@
 """Photo retrieval: which photo does a dialogue lead up to? (PhotoChat, task B)
 
-An example is a dialogue cut before a share turn, with the shared photo. The query is what was said
-before; a candidate is a photo, known by the text of its object labels.
+A dual encoder learns it. What an example is, and how answers look, is in `retrieval_examples`.
 """
 
 from __future__ import annotations
@@ -17,37 +16,46 @@ from etils import epath
 
 from mmjax.config import limited
 from mmjax.data import tokenizers
-from mmjax.data.examples import Example, SkipRecord
-from mmjax.data.featurize import Ragged, buckets_up_to
+from mmjax.data.examples import Example
+from mmjax.data.featurize import Lazy, Ragged, buckets_up_to
+from mmjax.data.images import BadImageError, PhotoReader
 from mmjax.data.schema import Dialogue, Photo
 from mmjax.data.sources import Source
 from mmjax.data.splits import Split
 from mmjax.errors import UserError
-from mmjax.evaluators import Pool, Predict, RetrievalEvaluator, candidate_pool
+from mmjax.evaluators import Predict
 from mmjax.losses.objective import Objective, PairTerm
 from mmjax.losses.pairwise import HardestHinge, SoftmaxCE, SumHinge
 from mmjax.models.dual_encoder import DualEncoder, DualEncoderConfig
-from mmjax.models.presets import PRESETS
-from mmjax.models.transformer import TransformerConfig
-from mmjax.pretrained.folder import load_folder
-from mmjax.pretrained.loading import load_transformer, transformer_config
+from mmjax.pretrained.loading import load_transformer
+from mmjax.pretrained.resnet import load_resnet
 from mmjax.tasks.base import Predictor
+from mmjax.tasks.retrieval_examples import (
+    RetrievalOptions,
+    RetrievalText,
+    query_text,
+    shared_photo,
+)
+from mmjax.tasks.towers import image_tower, open_weights, text_tower
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
-    """The two towers.
+    """The towers.
 
     Attributes:
       text: preset of the query tower (`mmjax.models.presets`), or "weights": as the folder says.
       labels: preset of the label tower; None: as `text`.
-      weights, label_weights: Hugging Face folder or hub id to start from; None: from scratch.
-        `weights` also gives the tokenizer.
-      shared: one tower for both sides.
+      image: preset of the image tower, or "weights".
+      weights, label_weights, image_weights: Hugging Face folder or hub id to start from; None:
+        from scratch. `weights` also gives the tokenizer.
+      shared: one tower for dialogue and labels.
+      batch_norm, batch_norm_group: of the image tower: "global" normalises by the statistics of
+        the whole batch, "groups" by those of that many rows, "frozen" by the running ones.
       pooling, joint_dim, logit_scale, learn_scale: see `DualEncoderConfig`.
       vocab_size: of the SentencePiece vocabulary that is trained on the training dialogues when
         there is no `weights` folder.
-      dropout: of both towers, everywhere in them; None: as the preset.
+      dropout: of the text towers, everywhere in them; None: as the preset.
       dtype: what is computed in.
       unroll: layers per trip of the loop over layers; 0: all (fastest on a CPU).
       remat: what the backward pass computes again.
@@ -55,9 +63,13 @@ class ModelOptions:
 
     text: str = "bert-base"
     labels: str | None = None
+    image: str = "resnet-152"
     weights: str | None = None
     label_weights: str | None = None
+    image_weights: str | None = None
     shared: bool = False
+    batch_norm: Literal["global", "groups", "frozen"] = "global"
+    batch_norm_group: int = limited(32, low=2)
     pooling: Literal["cls", "mean"] = "cls"
     joint_dim: int | None = limited(512, low=1)
     logit_scale: float = limited(1.0, above=0)
@@ -67,150 +79,6 @@ class ModelOptions:
     dtype: Literal["float32", "bfloat16"] = "float32"
     unroll: int = limited(1, low=0)
     remat: Literal["none", "full", "dots"] = "none"
-
-
-@dataclasses.dataclass(frozen=True)
-class RetrievalOptions:
-    """What is asked, what is learned, what is counted.
-
-    Attributes:
-      query: whose turns before the share make the query, joined by a space: the sharer's (as in
-        the paper), or both speakers'.
-      query_max_length, label_max_length: tokens, with [CLS] and [SEP].
-      keep: which end of a query that is too long is kept.
-      label_separator: between the labels of a photo.
-      loss: "ce" (both directions, summed), "sh" (sum of hinges), "mh" (hardest hinge).
-      margin: of the hinges.
-      reduction: over the batch; VSE++ sums.
-      mask_equal_labels: photos with equal labels are no negatives of each other (a model that
-        sees only labels cannot tell them apart). Equal photos never are.
-      ties: how equal scores count in R@K: "expected", "pessimistic" or "argsort_reversed".
-    """
-
-    query: Literal["sharer", "both"] = "sharer"
-    query_max_length: int = limited(128, low=3)
-    label_max_length: int = limited(128, low=3)
-    keep: Literal["end", "start"] = "end"
-    label_separator: str = ", "
-    loss: Literal["ce", "sh", "mh"] = "ce"
-    margin: float = limited(0.2, low=0)
-    reduction: Literal["mean", "sum"] = "mean"
-    mask_equal_labels: bool = True
-    ties: Literal["expected", "pessimistic", "argsort_reversed"] = "expected"
-
-
-def shared_photo(dialogue: Dialogue, sub: int) -> tuple[int, Photo]:
-    """Position of the dialogue's share turn number `sub`, and its photo."""
-    shares = [(i, photo) for i, turn in enumerate(dialogue.turns) for photo in turn.photos]
-    return shares[sub]
-
-
-def query_text(dialogue: Dialogue, sub: int, speakers: Literal["sharer", "both"]) -> str:
-    """What was said before the share, by the sharer or by both, joined by a space."""
-    position, _ = shared_photo(dialogue, sub)
-    sharer = dialogue.turns[position].speaker
-    said = (
-        turn.text.strip()
-        for turn in dialogue.turns[:position]
-        if speakers == "both" or turn.speaker == sharer
-    )
-    return " ".join(filter(None, said))
-
-
-class RetrievalText:
-    """The text side of the task, which systems with and without gradients share.
-
-    The only text of a photo is its labels.
-    """
-
-    key_names = ("photo", "label_set")
-    ragged: Mapping[str, Ragged] = {}
-    deterministic = True
-
-    def __init__(self, options: RetrievalOptions):
-        self.options = options
-
-    def query(self, dialogue: Dialogue, sub: int) -> str:
-        """The text that asks."""
-        return query_text(dialogue, sub, self.options.query)
-
-    def labels(self, dialogue: Dialogue, sub: int) -> str:
-        """The text of the photo that is looked for."""
-        return self.options.label_separator.join(_labels(shared_photo(dialogue, sub)[1]))
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        names = ("query", "query_max_length", "label_max_length", "label_separator")
-        return {"task": "retrieval", **{name: getattr(self.options, name) for name in names}}
-
-    def examples(self, dialogue: Dialogue) -> Iterable[Example]:
-        return (Example(sub, {}, keys) for sub, _, _, keys in self.texts(dialogue))
-
-    def texts(self, dialogue: Dialogue) -> Iterable[tuple[int, str, str, dict[str, str]]]:
-        """(sub, query, labels, keys) of every example in the dialogue.
-
-        Raises:
-          SkipRecord: no photo is shared, nothing was said before, or the photo has no labels.
-        """
-        shares = [photo for turn in dialogue.turns for photo in turn.photos]
-        if not shares:
-            raise SkipRecord("no photo is shared")
-        found = []
-        for sub, photo in enumerate(shares):
-            query, labels = self.query(dialogue, sub), self.labels(dialogue, sub)
-            if query and labels:
-                # "labels" is what a model reads, in its order; "label_set" what the photo shows.
-                label_set = "\n".join(sorted(set(_labels(photo))))
-                keys = {"photo": photo.id, "label_set": label_set, "labels": labels}
-                found.append((sub, query, labels, keys))
-        if not found:
-            raise SkipRecord(
-                "the photo has no labels" if query else "nothing was said before the photo"
-            )
-        return found
-
-    def evaluator(self) -> RetrievalEvaluator:
-        """R@1, R@5, R@10 among the distinct photos of the split."""
-        return RetrievalEvaluator(ties=self.options.ties)
-
-    def pool(self, split: Split) -> Pool:
-        """The split's distinct photos."""
-        return candidate_pool(split.index, candidate="photo", content="labels")
-
-    def ranked(self, split: Split, scores: Iterable[np.ndarray], top: int) -> list[dict[str, Any]]:
-        """The `top` photos for every example, as JSON values.
-
-        Args:
-          scores: for each example [U], against every distinct content of `self.pool(split)`.
-        """
-        pool, index = self.pool(split), split.index
-        found = [
-            (split.source[int(r)], int(s)) for r, s in zip(index.record, index.sub, strict=True)
-        ]
-        photos = [shared_photo(*found[i])[1] for i in pool.example_of]
-        answers = []
-        rows = zip(found, split.ids(), scores, strict=True)
-        for i, ((dialogue, sub), name, row) in enumerate(rows):
-            of_photo = row[pool.content_of]
-            order = np.argsort(-of_photo, kind="stable")[:top]
-            answers.append(
-                {
-                    "id": name,
-                    "query": self.query(dialogue, sub),
-                    "photo": photos[pool.gold[i]].id,
-                    "labels": list(photos[pool.gold[i]].labels),
-                    "above": int((of_photo > of_photo[pool.gold[i]]).sum()),
-                    "top": [
-                        {
-                            "photo": photos[p].id,
-                            "labels": list(photos[p].labels),
-                            "score": round(float(of_photo[p]), 6),
-                        }
-                        for p in order
-                    ],
-                }
-            )
-        return answers
 
 
 class RetrievalTask(RetrievalText):
@@ -224,8 +92,17 @@ class RetrievalTask(RetrievalText):
             raise UserError(
                 "config.model.label_weights needs config.model.weights and shared=False."
             )
-        self._weights = _open_weights(model.weights)
-        self._label_weights = _open_weights(model.label_weights)
+        if self.photos and model.joint_dim is None:
+            raise UserError("config.model.joint_dim must have a value where pixels are seen.")
+        self._weights = open_weights(model.weights)
+        self._label_weights = open_weights(model.label_weights)
+        self._image_weights = open_weights(model.image_weights) if self.photos else None
+        self._read_photo = PhotoReader(options.image)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For processes that make examples: they need no weights."""
+        closed = {"_weights": None, "_label_weights": None, "_image_weights": None}
+        return {**self.__dict__, **closed}
 
     # Data
 
@@ -249,28 +126,47 @@ class RetrievalTask(RetrievalText):
     @property
     def ragged(self) -> Mapping[str, Ragged]:
         pad = self._tokenizer.pad_id
-        return {
-            "query": Ragged(pad, buckets_up_to(self.options.query_max_length)),
-            "photo": Ragged(pad, buckets_up_to(self.options.label_max_length)),
-        }
+        sides = {"query": Ragged(pad, buckets_up_to(self.options.query_max_length))}
+        if self.reads:
+            sides["photo"] = Ragged(pad, buckets_up_to(self.options.label_max_length))
+        return sides
 
     def examples(self, dialogue: Dialogue) -> Iterable[Example]:
         for sub, query, labels, keys in self.texts(dialogue):
-            lengths = {"query": len(self._query(query)), "photo": len(self._labels(labels))}
+            lengths = {"query": len(self._query(query))}
+            if self.reads:
+                lengths["photo"] = len(self._label_ids(labels))
             yield Example(sub, lengths, keys)
 
     def featurize(
-        self, dialogue: Dialogue, sub: int, rng: np.random.Generator
+        self, dialogue: Dialogue, sub: int, rng: np.random.Generator | None
     ) -> Mapping[str, np.ndarray]:
-        return {
-            "query": self._query(self.query(dialogue, sub)),
-            "photo": self._labels(self.labels(dialogue, sub)),
-        }
+        make = {"query": lambda: self._query(self.query(dialogue, sub))}
+        if self.reads:
+            make["photo"] = lambda: self._label_ids(self.labels(dialogue, sub))
+        if self.photos:
+            photo = shared_photo(dialogue, sub)[1]
+            # Drawn whether it is asked for or not: what is drawn next does not depend on that.
+            mirror = rng is not None and self.options.image.mirror and rng.random() < 0.5
+            make["image"] = lambda: self._pixels(photo, rng)
+            make["has_image"] = lambda: np.bool_(photo.file is not None)
+            make["mirror"] = lambda: np.bool_(mirror)
+        return Lazy(**make)
+
+    def _pixels(self, photo: Photo, rng: np.random.Generator | None) -> np.ndarray:
+        if photo.file is None:
+            return np.zeros((self.options.image.size, self.options.image.size, 3), np.uint8)
+        try:
+            return self._read_photo(photo.file, rng)
+        except BadImageError as error:  # each was read when it was prepared
+            raise UserError(
+                f"photo {photo.id} cannot be read any more ({error}): delete the prepared data."
+            ) from error
 
     def _query(self, text: str) -> np.ndarray:
         return self._clip(text, self.options.query_max_length, self.options.keep)
 
-    def _labels(self, text: str) -> np.ndarray:
+    def _label_ids(self, text: str) -> np.ndarray:
         return self._clip(text, self.options.label_max_length, "start")
 
     def _clip(self, text: str, max_length: int, keep: str) -> np.ndarray:
@@ -285,32 +181,59 @@ class RetrievalTask(RetrievalText):
 
     def module(self) -> DualEncoder:
         model = self.model
-        query = self._transformer("text", model.text, self._weights)
-        labels = query
-        if not model.shared and (model.labels or self._label_weights):
-            labels = self._transformer("labels", model.labels or "weights", self._label_weights)
+        query = self._text_tower("text", model.text, "weights", self._weights)
+        labels = query if self.reads else None
+        if self.reads and not model.shared and (model.labels or self._label_weights):
+            preset = model.labels or "weights"
+            labels = self._text_tower("labels", preset, "label_weights", self._label_weights)
         if model.shared and model.labels not in (None, model.text):
             raise UserError(
                 f"config.model.shared=True needs one kind of tower, but text={model.text!r} and "
                 f"labels={model.labels!r}."
             )
         longest = max(self.options.query_max_length, self.options.label_max_length)
-        for tower in (query, labels):
+        for tower in filter(None, (query, labels)):
             if longest > tower.position.max_positions:
                 raise UserError(
                     f"config.task asks for {longest} tokens, but the encoder has "
                     f"{tower.position.max_positions} positions."
                 )
+        image = None
+        if self.photos:
+            image = image_tower(
+                "image",
+                model.image,
+                self._image_weights,
+                batch_norm=model.batch_norm,
+                batch_norm_group=model.batch_norm_group,
+                dtype=model.dtype,
+                remat=model.remat,
+            )
         return DualEncoder(
             DualEncoderConfig(
                 query=query,
                 labels=labels,
+                image=image,
                 shared=model.shared,
                 pooling=model.pooling,
                 joint_dim=model.joint_dim,
                 logit_scale=model.logit_scale,
                 learn_scale=model.learn_scale,
             )
+        )
+
+    def _text_tower(self, key: str, preset: str, weights_key: str, weights: Any) -> Any:
+        model = self.model
+        return text_tower(
+            key,
+            preset,
+            weights,
+            self._tokenizer,
+            weights_key=weights_key,
+            dropout=model.dropout,
+            dtype=model.dtype,
+            unroll=model.unroll,
+            remat=model.remat,
         )
 
     def objective(self) -> Objective:
@@ -329,7 +252,6 @@ class RetrievalTask(RetrievalText):
                     scale="scale",
                     loss=loss,
                     reduction=options.reduction,
-                    key_columns=None if options.mask_equal_labels else (0,),
                 )
             ]
         )
@@ -338,12 +260,17 @@ class RetrievalTask(RetrievalText):
         module = self.module()
 
         def query(variables: Any, batch: Any) -> jax.Array:
-            return module.apply(variables, batch["query"], method=DualEncoder.embed_query)
+            return module.apply(variables, batch, method=DualEncoder.embed_query)
 
         def photo(variables: Any, batch: Any) -> jax.Array:
-            return module.apply(variables, batch["photo"], method=DualEncoder.embed_photo)
+            return module.apply(variables, batch, method=DualEncoder.embed_photo)
 
-        return {"query": Predictor(query, ("query",)), "photo": Predictor(photo, ("photo",))}
+        text = ("photo",) if self.reads else ()
+        seen = ("image", "has_image") if self.photos else ()
+        return {
+            "query": Predictor(query, ("query",)),
+            "photo": Predictor(photo, (*text, *seen)),
+        }
 
     def answers(self, split: Split, predict: Predict, top: int) -> list[dict[str, Any]]:
         pool = self.pool(split)
@@ -352,72 +279,42 @@ class RetrievalTask(RetrievalText):
         # One row at a time: the whole matrix would not fit for a large split.
         return self.ranked(split, (photos @ query for query in queries), top)
 
-    def initial_params(self, target: Any) -> tuple[Any, Any]:
-        if self._weights is None:
-            return None, None
-        params = jax.tree.map(lambda _: None, target)
-        params["query_tower"], report = load_transformer(self._weights, target["query_tower"])
-        reports = {"query_tower": report}
-        if not self.model.shared:
+    def sample(self, split: Split, predict: Predict) -> np.ndarray | None:
+        # The same dialogues each time, spread over the split, among all of its photos.
+        some = np.unique(np.linspace(0, len(split.index) - 1, 6).astype(np.int64))
+        pool = self.pool(split)
+        queries, photos = (
+            predict("query", np.arange(len(split.index))),
+            predict("photo", pool.content),
+        )
+        scores = (photos @ query for query in queries[some])
+        return self.sheet(split, self.ranked(split, scores, 5, some))
+
+    def initial_variables(self, target: Any) -> tuple[Any, Any]:
+        found, reports = jax.tree.map(lambda _: None, target), {}
+        params = found["params"]
+        if self._weights is not None:
+            loaded = load_transformer(self._weights, target["params"]["query_tower"])
+            params["query_tower"], reports["query_tower"] = loaded
+        if "label_tower" in params:
             folder = self._label_weights or (None if self.model.labels else self._weights)
             if folder is not None:
-                loaded = load_transformer(folder, target["label_tower"])
+                loaded = load_transformer(folder, target["params"]["label_tower"])
                 params["label_tower"], reports["label_tower"] = loaded
-        return params, reports
-
-    def _transformer(self, key: str, preset: str, weights: Any) -> TransformerConfig:
-        model = self.model
-        if preset == "weights":
-            if weights is None:
-                needed = {"text": "weights", "labels": "label_weights"}[key]
-                raise UserError(f'config.model.{key}="weights" needs config.model.{needed}.')
-            config = transformer_config(weights)
-        elif preset in PRESETS:
-            config = PRESETS[preset]
-            if weights is not None:
-                found = transformer_config(weights)
-                if (found.layers, found.width) != (config.layers, config.width):
-                    raise UserError(
-                        f"the weights in {weights.path} have {found.layers} layers of width "
-                        f"{found.width}, the preset {preset!r} has {config.layers} of "
-                        f'{config.width}: name another, or "weights" to take what the folder has.'
-                    )
-                config = found
-            else:
-                config = dataclasses.replace(config, vocab_size=self._tokenizer.vocab_size)
-        else:
-            raise UserError(
-                f"config.model.{key}={preset!r} is no encoder: there are "
-                f'{", ".join(PRESETS)} and "weights".'
+        if self._image_weights is not None:
+            tower = {name: target[name]["image_tower"] for name in target}
+            loaded, reports["image_tower"] = load_resnet(
+                self._image_weights, self.module().config.image, tower
             )
-        if self._tokenizer.vocab_size > config.padded_vocab_size:
-            raise UserError(
-                f"the tokenizer has {self._tokenizer.vocab_size} tokens, the encoder's table "
-                f"{config.vocab_size}: they do not belong together."
-            )
-        config = dataclasses.replace(
-            config,
-            dtype=model.dtype,
-            unroll=model.unroll or config.layers,
-            remat=model.remat,
-        )
-        if model.dropout is not None:
-            attention = config.attention.copy(dropout=model.dropout)
-            config = dataclasses.replace(config, dropout=model.dropout, attention=attention)
-        return config
-
-
-def _labels(photo: Photo) -> list[str]:
-    """The labels that say something."""
-    return [label.strip() for label in photo.labels if label.strip()]
+            for name, tree in loaded.items():
+                found[name]["image_tower"] = tree
+        return found, reports
 
 
 def _read(source: Source) -> Iterable[Dialogue]:
     return (source[i] for i in range(len(source)))
 
 
-def _open_weights(path: str | None) -> Any:
-    return None if path is None else load_folder(path)
-
-
 OPTIONS, MODEL_OPTIONS, TASK, TEXT = RetrievalOptions, ModelOptions, RetrievalTask, RetrievalText
+
+__all__ = ["ModelOptions", "RetrievalOptions", "RetrievalTask", "query_text", "shared_photo"]

@@ -21,9 +21,10 @@ ALLOWED = {
     "optim": {"config", "errors"},
     "data": {"config", "errors", "parallel"},
     "pretrained": {"errors", "models", "parallel", "data"},
+    "observe": {"config", "data", "errors"},
     "evaluators": {"data", "metrics"},
     "tasks": {
-        *("config", "data", "errors", "evaluators"),
+        *("config", "data", "errors", "evaluators", "observe"),
         *("losses", "metrics", "models", "parallel", "pretrained"),
     },
     "train_state": {"errors", "parallel"},

@@ -90,7 +90,7 @@ def test_recall_is_that_of_brute_force_over_distinct_photos(seed):
 
 def test_the_pool_has_each_photo_once_and_each_content_is_embedded_once():
     index = index_of()
-    pool = candidate_pool(index, candidate="photo", content="labels")
+    pool = candidate_pool(index, candidate="photo", content="content")
     assert len(pool.content_of) == len(PHOTOS) == 6
     assert len(pool.content) == len(set(PHOTOS.values())) == 5
     photos = [SHARED[i][0] for i in pool.example_of]
@@ -134,7 +134,7 @@ def test_a_model_that_says_the_same_of_all_scores_what_chance_does():
 
 def test_scores_and_embeddings_of_one_model_are_judged_alike():
     index, model = index_of(), Model()
-    pool = candidate_pool(index, candidate="photo", content="labels")
+    pool = candidate_pool(index, candidate="photo", content="content")
     contents = np.stack([model.photo_of(i) for i in pool.content])
     a = RetrievalEvaluator().evaluate(index, model)
     b = RetrievalEvaluator().evaluate_scores(index, model.queries @ contents.T)

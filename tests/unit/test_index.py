@@ -21,7 +21,8 @@ class Shares:
     """An example per photo; counts how often a record is looked at."""
 
     key_names = ("photo",)
-    deterministic = True
+    cached = ()
+    photos = False
     ragged = {}  # noqa: RUF012
 
     def __init__(self, **identity):

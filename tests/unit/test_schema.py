@@ -8,17 +8,21 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmjax.data.schema import Dialogue, Photo, Turn, from_record, to_record
+from mmjax.data.photos import BytesPhoto
+from mmjax.data.schema import Box, Dialogue, Photo, Turn, from_record, to_record
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
-PHOTO = st.builds(Photo, TEXT, st.lists(TEXT, max_size=3).map(tuple), TEXT)
+SHARE = st.floats(0, 1, width=32)
+BOX = st.builds(Box, TEXT, SHARE, SHARE, SHARE, SHARE)
+LABELS, BOXES = st.lists(TEXT, max_size=3).map(tuple), st.lists(BOX, max_size=2).map(tuple)
+PHOTO = st.builds(Photo, TEXT, LABELS, TEXT, BOXES)
 TURN = st.builds(Turn, st.integers(0, 9), TEXT, st.lists(PHOTO, max_size=3).map(tuple))
 DIALOGUE = st.builds(Dialogue, TEXT, st.lists(TURN, max_size=6).map(tuple))
 
 
 def as_read(record: dict[str, Any]) -> dict[str, Any]:
     """The record in the form in which TFDS gives it back: a column per field, texts as bytes."""
-    turns, photos = record["turns"], record["photos"]
+    turns, photos, boxes = record["turns"], record["photos"], record["boxes"]
     return {
         "id": record["id"].encode(),
         "turns": {
@@ -33,6 +37,11 @@ def as_read(record: dict[str, Any]) -> dict[str, Any]:
                 np.array([label.encode() for label in photo["labels"]], dtype=object)
                 for photo in photos
             ],
+        },
+        "boxes": {
+            "photo": [np.int32(box["photo"]) for box in boxes],
+            "label": [box["label"].encode() for box in boxes],
+            "corners": [np.array(box["corners"], np.float32) for box in boxes],
         },
     }
 
@@ -53,3 +62,12 @@ def test_photos_return_to_the_turn_that_shared_them():
 def test_speakers_are_plain_integers():
     turn = from_record(as_read(to_record(Dialogue("d", (Turn(3, "x"),))))).turns[0]
     assert type(turn.speaker) is int
+
+
+def test_pixels_are_where_they_can_be_had_and_do_not_make_another_photo():
+    had, missing = Photo("a"), Photo("b")
+    record = as_read(to_record(Dialogue("d", (Turn(0, "", (had, missing)),))))
+    file = BytesPhoto(b"pixels")
+    found = from_record(record, {"a": file}).turns[0].photos
+    assert (found[0].file, found[1].file) == (file, None)
+    assert found == (had, missing)

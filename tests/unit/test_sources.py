@@ -112,7 +112,7 @@ def test_the_fingerprint_of_a_list_follows_its_content():
     ("name", "split", "message"),
     [
         ("photochats", "train", r"Unknown dataset: 'photochats'; .* did you mean 'photochat'\?"),
-        ("zzz", "train", r"there are photochat, dialogue_folder: choose one"),
+        ("zzz", "train", r"there are photochat, dialogue_folder, photo_folder: choose one"),
         ("photochat/dem", "train", r"Unknown config of photochat: 'dem'; .*did you mean 'demo'\?"),
         ("dialogue_folder/x", "train", r"Unknown config of dialogue_folder: 'x'; there is none"),
         ("photochat/demo", "tset", r"Unknown split: 'tset'; .*did you mean 'test'\?"),
@@ -144,7 +144,7 @@ def test_a_killed_preparation_leaves_nothing_that_is_taken_for_a_dataset(data_di
     folder = tmp_path / "photochat" / "demo"
     assert [path.name.split(".")[0] for path in folder.glob("[!.]*")] == ["incomplete"]
     assert demo(tmp_path).fingerprint == demo(data_dir).fingerprint
-    assert [path.name for path in folder.glob("[!.]*")] == ["1.0.0"]
+    assert [path.name for path in folder.glob("[!.]*")] == ["1.1.0"]
 
 
 def test_processes_that_prepare_at_once_end_with_one_whole_dataset(data_dir, tmp_path):
@@ -162,7 +162,7 @@ def test_processes_that_prepare_at_once_end_with_one_whole_dataset(data_dir, tmp
         # Progress is shown; what the libraries say of themselves is not.
         assert "deprecated" not in errors
         assert "oneDNN" not in errors
-    assert [p.name for p in (tmp_path / "photochat" / "demo").glob("[!.]*")] == ["1.0.0"]
+    assert [p.name for p in (tmp_path / "photochat" / "demo").glob("[!.]*")] == ["1.1.0"]
 
 
 @pytest.mark.parametrize(
@@ -199,9 +199,9 @@ def test_a_file_in_place_of_the_data_folder_is_named(tmp_path):
 
 @pytest.mark.parametrize("damage", ["truncated", "flipped", "missing", "no description", "empty"])
 def test_damaged_data_are_noticed_and_can_be_made_again(data_dir, tmp_path, damage):
-    folder = tmp_path / "photochat" / "demo" / "1.0.0"
+    folder = tmp_path / "photochat" / "demo" / "1.1.0"
     folder.mkdir(parents=True)
-    for path in (data_dir / "photochat" / "demo" / "1.0.0").iterdir():
+    for path in (data_dir / "photochat" / "demo" / "1.1.0").iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
     shard = next(folder.glob("photochat-test*"))
     content = bytearray(shard.read_bytes())
@@ -217,7 +217,7 @@ def test_damaged_data_are_noticed_and_can_be_made_again(data_dir, tmp_path, dama
     else:
         for path in folder.iterdir():
             path.unlink()
-    with pytest.raises(UserError, match=r"1\.0\.0 are damaged .*delete that folder"):
+    with pytest.raises(UserError, match=r"1\.1\.0 are damaged .*delete that folder"):
         list(demo(tmp_path))
 
 

@@ -15,10 +15,12 @@ import tensorflow_datasets as tfds
 from absl import logging
 from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError
 
+from mmjax.data.records import Records
 from mmjax.data.schema import SPLITS
 from mmjax.errors import UserError
-from tfds_builders.base import DialogueBuilder, Origin, digest_of
-from tfds_builders.photochat import demo_dialogues, release
+from tfds_builders.base import DialogueBuilder, digest_of
+from tfds_builders.origin import Origin, PhotoOrigin
+from tfds_builders.photochat import demo_dialogues, demo_photos, open_images, release
 
 # What went wrong is not the network: `mmjax.data.sources` has the right words for these.
 OWN_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
@@ -27,8 +29,8 @@ OWN_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
 class Builder(DialogueBuilder):
     """PhotoChat (Zang et al., ACL 2021): photo-sharing dialogues with object labels, no pixels."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version: dialogues and labels."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.1.0": "Dialogues, labels, boxes; photos apart."}
     CONFIGS = ("release", "demo")
     BUILDER_CONFIGS: ClassVar[list[tfds.core.BuilderConfig]] = [
         tfds.core.BuilderConfig(name="release", description="The published dialogues."),
@@ -55,6 +57,16 @@ class Builder(DialogueBuilder):
                 *(folder, len(other), len(found), other[0], name),
             )
         return Origin(name, digest, release.read, SPLITS, functools.partial(_given, files))
+
+    def photos(self) -> PhotoOrigin:
+        if self.asked == "demo":
+            return PhotoOrigin("demo", demo_photos.PHOTOS_DIGEST, demo_photos.read_photos)
+        wanted = set()
+        for split in self.info.splits:
+            records = Records(self.data_path, split)
+            for number in range(len(records)):
+                wanted.update(name.decode() for name in records[number]["photos"]["id"])
+        return open_images.photo_origin(sorted(wanted), self.manual_dir)
 
 
 def _given(files: Any, download_manager: Any) -> Any:

@@ -1,0 +1,135 @@
+"""Cross-validation: every photo is tested once, by a model that never saw it.
+
+    python -m mmjax.crossval --folds=5 --workdir=runs/coco -- \
+        --config=configs/retrieval.py:model=de_img,dataset=photo_folder --config.data.manual_dir=DIR
+
+What stands behind `--` is a command line of `mmjax.main`; the dataset must have configs
+"fold-K-of-N". Each fold is a run of its own in `fold-K` of the working directory, so the same
+command continues where it was stopped. Then the tests of all folds are pooled: recall, median rank,
+and a permutation test of whether the recall could be chance, in `result.json`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import app, flags
+
+from mmjax.errors import UserError
+from mmjax.metrics.permutation import permutation_test
+from mmjax.metrics.retrieval import RankCounts, RetrievalMetric, rank_counts_from_scores
+from mmjax.observe.environment import command_line, device, versions
+
+_FOLDS = flags.DEFINE_integer("folds", 5, "Number of folds.", lower_bound=3)
+_WORKDIR = flags.DEFINE_string("workdir", None, "Where the runs live.", required=True)
+
+_EVERY_CANDIDATE = 1_000_000
+
+Fold = tuple[np.ndarray, np.ndarray]
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs every fold and writes the pooled result; returns the exit code."""
+    workdir, arguments = Path(_WORKDIR.value), list(argv[1:])
+    dataset = _dataset(arguments)
+    folds = []
+    for k in range(1, _FOLDS.value + 1):
+        folder = workdir / f"fold-{k}"
+        answers = folder / "predictions" / "test.jsonl"
+        if not answers.exists():
+            command = [
+                *(sys.executable, "-m", "mmjax.main", *arguments, f"--workdir={folder}"),
+                f"--config.data.dataset={dataset}/fold-{k}-of-{_FOLDS.value}",
+                "--config.eval.test=False",
+            ]
+            for more in ([], ["--mode=predict", "--split=test", f"--top={_EVERY_CANDIDATE}"]):
+                code = subprocess.run([*command, *more], check=False).returncode
+                if code:
+                    return code  # it has said why
+        folds.append(read_fold(answers))
+    result = pooled(folds)
+    first = json.loads((workdir / "fold-1" / "config.json").read_text())["config"]
+    result |= {
+        "name": workdir.name,
+        "label": first["label"],
+        "command": command_line(),
+        "dataset": dataset,
+        "config": first,
+        "versions": versions(),
+        "device": device(),
+    }
+    (workdir / "result.json").write_text(json.dumps(result, indent=1))
+    print(json.dumps({key: result[key] for key in ("pooled", "permutation_test")}, indent=1))
+    return 0
+
+
+def read_fold(answers: Path) -> Fold:
+    """Scores [Q, P] and each query's own photo [Q], from what `--mode=predict` wrote.
+
+    Raises:
+      UserError: the file does not hold a score for every candidate.
+    """
+    rows = [json.loads(line) for line in answers.read_text().splitlines()]
+    photos = sorted({found["photo"] for row in rows for found in row["top"]})
+    number = {name: p for p, name in enumerate(photos)}
+    scores = np.full((len(rows), len(photos)), np.nan)
+    for q, row in enumerate(rows):
+        for found in row["top"]:
+            scores[q, number[found["photo"]]] = found["score"]
+    if np.isnan(scores).any():
+        raise UserError(f"{answers} does not hold every candidate: delete it and run again.")
+    return scores, np.array([number[row["photo"]] for row in rows])
+
+
+def pooled(folds: Sequence[Fold], ks: Sequence[int] = (1, 5, 10)) -> dict[str, Any]:
+    """The result of all folds together."""
+    counts = [rank_counts_from_scores(scores, gold) for scores, gold in folds]
+    metric = RetrievalMetric(ks=tuple(ks))
+
+    def compute(counts: RankCounts) -> dict[str, float]:
+        return metric.compute(metric.update(metric.init(), counts, {}))
+
+    return {
+        "format_version": 1,
+        "queries": sum(len(gold) for _, gold in folds),
+        "candidates": [scores.shape[1] for scores, _ in folds],
+        "pooled": compute(functools.reduce(metric.merge, counts)),
+        "folds": [compute(c) for c in counts],
+        "permutation_test": {
+            f"recall@{k}": dataclasses.asdict(permutation_test(folds, k)) for k in ks
+        },
+    }
+
+
+def _dataset(arguments: Sequence[str]) -> str:
+    """The dataset that the command line names, without a config of its own."""
+    configs = [a.partition("=")[2] for a in arguments if a.startswith("--config=")]
+    variant = configs[0].partition(":")[2] if configs else ""
+    named = [v.partition("=")[2] for v in variant.split(",") if v.startswith("dataset=")]
+    named += [a.partition("=")[2] for a in arguments if a.startswith("--config.data.dataset=")]
+    if not named or "/" in named[-1]:
+        raise UserError(
+            "name a dataset that has folds behind `--`, for instance "
+            "--config=configs/retrieval.py:model=de_img,dataset=photo_folder."
+        )
+    return named[-1]
+
+
+def _guarded(argv: Sequence[str]) -> int:
+    try:
+        return main(argv)
+    except UserError as error:
+        print(f"mmjax: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    app.run(lambda argv: sys.exit(_guarded(argv)))

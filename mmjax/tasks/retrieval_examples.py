@@ -1,0 +1,262 @@
+"""The examples of photo retrieval: who asks for which photo, and what is known of it.
+
+An example is a dialogue cut before a share turn, with the shared photo. The query is what was said
+before; a candidate is a photo, known by the text of its object labels, by its pixels, or by both.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+import numpy as np
+from etils import epath
+
+from mmjax.config import judging, limited
+from mmjax.data.examples import Example, SkipRecord
+from mmjax.data.featurize import Ragged
+from mmjax.data.images import ImageOptions, decode_image
+from mmjax.data.schema import Dialogue, Photo
+from mmjax.data.splits import Split
+from mmjax.evaluators import Pool, RetrievalEvaluator, candidate_pool
+from mmjax.metrics.retrieval import RankCounts, recall_at_k
+from mmjax.observe.page import thumbnail, write_page
+from mmjax.observe.sheet import contact_sheet
+
+
+@dataclasses.dataclass(frozen=True)
+class RetrievalOptions:
+    """What is asked, what is learned, what is counted.
+
+    Attributes:
+      candidate: what is seen of a photo: the text of its labels (DE_label), its pixels (DE_img), or
+        both (DE).
+      query: whose turns before the share make the query, joined by a space: the sharer's (as in
+        the paper), or both speakers'.
+      query_max_length, label_max_length: tokens, with [CLS] and [SEP].
+      keep: which end of a query that is too long is kept.
+      label_separator: between the labels of a photo.
+      loss: "ce" (both directions, summed), "sh" (sum of hinges), "mh" (hardest hinge).
+      margin: of the hinges.
+      reduction: over the batch; VSE++ sums.
+      mask_equal_labels: photos with equal labels are no negatives of each other where labels are
+        all that is seen. Photos with the same id, or the same pixels where those are seen, never
+        are.
+      image: how photos become pixels.
+      ties: how equal scores count in R@K: "expected", "pessimistic" or "argsort_reversed".
+    """
+
+    candidate: Literal["labels", "pixels", "both"] = "labels"
+    query: Literal["sharer", "both"] = "sharer"
+    query_max_length: int = limited(128, low=3)
+    label_max_length: int = limited(128, low=3)
+    keep: Literal["end", "start"] = "end"
+    label_separator: str = ", "
+    loss: Literal["ce", "sh", "mh"] = "ce"
+    margin: float = limited(0.2, low=0)
+    reduction: Literal["mean", "sum"] = "mean"
+    mask_equal_labels: bool = True
+    image: ImageOptions = ImageOptions()  # noqa: RUF009 - it is frozen
+    ties: Literal["expected", "pessimistic", "argsort_reversed"] = judging("expected")
+
+
+def shared_photo(dialogue: Dialogue, sub: int) -> tuple[int, Photo]:
+    """Position of the dialogue's share turn number `sub`, and its photo."""
+    shares = [(i, photo) for i, turn in enumerate(dialogue.turns) for photo in turn.photos]
+    return shares[sub]
+
+
+def asking_turns(dialogue: Dialogue, sub: int, speakers: Literal["sharer", "both"]) -> list[int]:
+    """Positions of the turns before the share that make the query."""
+    position, _ = shared_photo(dialogue, sub)
+    sharer = dialogue.turns[position].speaker
+    return [
+        i
+        for i, turn in enumerate(dialogue.turns[:position])
+        if turn.text.strip() and (speakers == "both" or turn.speaker == sharer)
+    ]
+
+
+def query_text(dialogue: Dialogue, sub: int, speakers: Literal["sharer", "both"]) -> str:
+    """What was said before the share, by the sharer or by both, joined by a space."""
+    asking = asking_turns(dialogue, sub, speakers)
+    return " ".join(dialogue.turns[i].text.strip() for i in asking)
+
+
+class RetrievalText:
+    """What systems with and without gradients share: examples, queries, the pool, answers."""
+
+    ragged: Mapping[str, Ragged] = {}
+    cached = ("query", "photo")
+
+    def __init__(self, options: RetrievalOptions):
+        self.options = options
+
+    @property
+    def reads(self) -> bool:
+        """Whether the text of the labels is read."""
+        return self.options.candidate != "pixels"
+
+    @property
+    def photos(self) -> bool:
+        """Whether pixels are seen."""
+        return self.options.candidate != "labels"
+
+    def query(self, dialogue: Dialogue, sub: int) -> str:
+        """The text that asks."""
+        return query_text(dialogue, sub, self.options.query)
+
+    def labels(self, dialogue: Dialogue, sub: int) -> str:
+        """The text of the photo that is looked for."""
+        return self.options.label_separator.join(_labels(shared_photo(dialogue, sub)[1]))
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        names = ("candidate", "query", "query_max_length", "label_max_length", "label_separator")
+        return {"task": "retrieval", **{name: getattr(self.options, name) for name in names}}
+
+    @property
+    def key_names(self) -> tuple[str, ...]:
+        """Photos that are equal under one of these are no negatives of each other."""
+        alike = "pixels" if self.photos else "label_set"
+        masked = self.photos or self.options.mask_equal_labels
+        return ("photo", alike) if masked else ("photo",)
+
+    def examples(self, dialogue: Dialogue) -> Iterable[Example]:
+        return (Example(sub, {}, keys) for sub, _, _, keys in self.texts(dialogue))
+
+    def texts(self, dialogue: Dialogue) -> Iterable[tuple[int, str, str, dict[str, str]]]:
+        """(sub, query, labels, keys) of every example in the dialogue.
+
+        Raises:
+          SkipRecord: no photo is shared, nothing was said before, or nothing is known of it.
+        """
+        shares = [photo for turn in dialogue.turns for photo in turn.photos]
+        if not shares:
+            raise SkipRecord("no photo is shared")
+        found = []
+        for sub, photo in enumerate(shares):
+            query, labels = self.query(dialogue, sub), self.labels(dialogue, sub)
+            seen = (self.reads and bool(labels)) or (self.photos and photo.file is not None)
+            if query and seen:
+                found.append((sub, query, labels, self._keys(photo, labels)))
+        if not found:
+            nothing = {
+                "labels": "the photo has no labels",
+                "pixels": "the photo could not be had",
+                "both": "the photo has no labels and could not be had",
+            }[self.options.candidate]
+            raise SkipRecord(nothing if query else "nothing was said before the photo")
+        return found
+
+    def _keys(self, photo: Photo, labels: str) -> dict[str, str]:
+        pixels = f"missing: {photo.id}" if photo.file is None else photo.file.digest
+        # What a model takes in, in its order; photos with equal content are embedded once.
+        content = {"labels": labels, "pixels": pixels, "both": f"{pixels}\n{labels}"}
+        return {
+            "photo": photo.id,
+            "content": content[self.options.candidate],
+            "label_set": "\n".join(sorted(set(_labels(photo)))),
+            "pixels": pixels,
+        }
+
+    def evaluator(self) -> RetrievalEvaluator:
+        """R@1, R@5, R@10 among the distinct photos of the split."""
+        return RetrievalEvaluator(ties=self.options.ties)
+
+    def pool(self, split: Split) -> Pool:
+        """The split's distinct photos."""
+        return candidate_pool(split.index, candidate="photo", content="content")
+
+    def ranked(
+        self,
+        split: Split,
+        scores: Iterable[np.ndarray],
+        top: int,
+        examples: Sequence[int] | None = None,
+    ) -> list[dict[str, Any]]:
+        """The `top` photos for every example, or for the given ones, as JSON values.
+
+        "above" counts the candidates with a higher score than the right one, "equal" those with
+        the same score, itself included.
+
+        Args:
+          scores: for each of them [U], against every distinct content of `self.pool(split)`.
+        """
+        pool, index, ids = self.pool(split), split.index, split.ids()
+
+        def example(i: int) -> tuple[Dialogue, int]:
+            return split.source[int(index.record[i])], int(index.sub[i])
+
+        photos = [shared_photo(*example(i))[1] for i in pool.example_of]
+        examples = range(len(index)) if examples is None else examples
+        return [
+            self._answer(*example(i), ids[i], photos, pool.gold[i], row[pool.content_of], top)
+            for i, row in zip(examples, scores, strict=True)
+        ]
+
+    def _answer(
+        self,
+        dialogue: Dialogue,
+        sub: int,
+        name: str,
+        photos: list[Photo],
+        gold: int,
+        scores: np.ndarray,
+        top: int,
+    ) -> dict[str, Any]:
+        position, _ = shared_photo(dialogue, sub)
+        before = dialogue.turns[:position]
+
+        def shown(photo: int) -> dict[str, Any]:
+            score = round(float(scores[photo]), 6)
+            return {"photo": photos[photo].id, "labels": list(photos[photo].labels), "score": score}
+
+        return {
+            "id": name,
+            "turns": [{"speaker": turn.speaker, "text": turn.text} for turn in before],
+            "sharer": dialogue.turns[position].speaker,
+            "asked": asking_turns(dialogue, sub, self.options.query),
+            "query": self.query(dialogue, sub),
+            **shown(gold),
+            "above": int((scores > scores[gold]).sum()),
+            "equal": int((scores == scores[gold]).sum()),
+            "top": [shown(p) for p in np.argsort(-scores, kind="stable")[:top]],
+        }
+
+    def page(
+        self, path: epath.PathLike, split: Split, answers: list[dict[str, Any]], title: str
+    ) -> None:
+        """An HTML page of the answers, see `mmjax.observe.page`."""
+        photos = getattr(split.source, "photos", None) or {}
+
+        def small(name: str) -> bytes | None:
+            return thumbnail(photos[name].read()) if name in photos else None
+
+        counts = RankCounts(
+            greater=np.array([answer["above"] for answer in answers], np.int64),
+            equal=np.array([answer["equal"] for answer in answers], np.int64),
+            equal_after=np.zeros(len(answers), np.int64),
+        )
+        recalls = {f"recall@{k}": recall_at_k(counts, k) for k in (1, 5, 10)}
+        about = {
+            "split": split.source.name,
+            "candidates": f"{len(self.pool(split).example_of):,}",
+            **{name: f"{100 * values.mean():.1f}" for name, values in recalls.items()},
+        }
+        write_page(path, answers, thumbnail=small, title=title, about=about)
+
+    def sheet(self, split: Split, answers: list[dict[str, Any]]) -> np.ndarray:
+        """The answers as a picture, uint8 [H, W, 3]."""
+        photos = getattr(split.source, "photos", None) or {}
+
+        def pixels(name: str) -> np.ndarray | None:
+            return decode_image(photos[name].read(), shortest=160) if name in photos else None
+
+        return contact_sheet(answers, pixels=pixels)
+
+
+def _labels(photo: Photo) -> list[str]:
+    """The labels that say something."""
+    return [label.strip() for label in photo.labels if label.strip()]

@@ -1,0 +1,115 @@
+"""Which towers a config asks for, checked against the folders of weights that it names."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from mmjax.data.tokenizers import Tokenizer
+from mmjax.errors import UserError
+from mmjax.models.presets import IMAGE_PRESETS, PRESETS
+from mmjax.models.resnet import ResNetConfig
+from mmjax.models.transformer import TransformerConfig
+from mmjax.pretrained.folder import PretrainedFolder, load_folder
+from mmjax.pretrained.loading import transformer_config
+from mmjax.pretrained.resnet import resnet_config
+
+FROM_FOLDER = "weights"
+
+
+def open_weights(path: str | None) -> PretrainedFolder | None:
+    """The folder or hub id, opened; None for None."""
+    return None if path is None else load_folder(path)
+
+
+def text_tower(
+    key: str,
+    preset: str,
+    weights: PretrainedFolder | None,
+    tokenizer: Tokenizer,
+    *,
+    weights_key: str = "weights",
+    dropout: float | None = None,
+    dtype: str = "float32",
+    unroll: int = 1,
+    remat: str = "none",
+) -> TransformerConfig:
+    """The transformer that `config.model.<key>` names.
+
+    Args:
+      preset: a key of `PRESETS`, or "weights": as the folder says.
+      weights_key: the option that names the folder, for messages.
+      dropout: everywhere in the tower; None: as the preset.
+      unroll: layers per trip of the loop over layers; 0: all.
+
+    Raises:
+      UserError: no such preset, or the folder, the preset and the tokenizer do not fit.
+    """
+    config = _chosen(key, preset, weights, weights_key, PRESETS, transformer_config)
+    if weights is not None and preset != FROM_FOLDER:
+        wanted = PRESETS[preset]
+        if (config.layers, config.width) != (wanted.layers, wanted.width):
+            raise UserError(
+                f"the weights in {weights.path} have {config.layers} layers of width "
+                f"{config.width}, the preset {preset!r} has {wanted.layers} of {wanted.width}: "
+                'name another, or "weights" to take what the folder has.'
+            )
+    if weights is None:
+        config = dataclasses.replace(config, vocab_size=tokenizer.vocab_size)
+    if tokenizer.vocab_size > config.padded_vocab_size:
+        raise UserError(
+            f"the tokenizer has {tokenizer.vocab_size} tokens, the encoder's table "
+            f"{config.vocab_size}: they do not belong together."
+        )
+    config = dataclasses.replace(config, dtype=dtype, unroll=unroll or config.layers, remat=remat)
+    if dropout is not None:
+        attention = config.attention.copy(dropout=dropout)
+        config = dataclasses.replace(config, dropout=dropout, attention=attention)
+    return config
+
+
+def image_tower(
+    key: str,
+    preset: str,
+    weights: PretrainedFolder | None,
+    *,
+    weights_key: str = "image_weights",
+    **options: Any,
+) -> ResNetConfig:
+    """The ResNet that `config.model.<key>` names.
+
+    Args:
+      preset: a key of `IMAGE_PRESETS`, or "weights": as the folder says.
+      options: fields of `ResNetConfig` that the run decides (batch_norm, dtype, remat).
+
+    Raises:
+      UserError: no such preset, or the folder and the preset do not fit.
+    """
+    config = _chosen(key, preset, weights, weights_key, IMAGE_PRESETS, resnet_config)
+    if weights is not None and preset != FROM_FOLDER and config != IMAGE_PRESETS[preset]:
+        raise UserError(
+            f"the weights in {weights.path} are of another network than the preset {preset!r}: "
+            'name another, or "weights" to take what the folder has.'
+        )
+    return dataclasses.replace(config, **options)
+
+
+def _chosen(
+    key: str,
+    preset: str,
+    weights: PretrainedFolder | None,
+    weights_key: str,
+    presets: Mapping[str, Any],
+    of_folder: Any,
+) -> Any:
+    if preset != FROM_FOLDER and preset not in presets:
+        raise UserError(
+            f"config.model.{key}={preset!r} is no encoder: there are "
+            f'{", ".join(presets)} and "{FROM_FOLDER}".'
+        )
+    if weights is not None:
+        return of_folder(weights)
+    if preset == FROM_FOLDER:
+        raise UserError(f'config.model.{key}="{FROM_FOLDER}" needs config.model.{weights_key}.')
+    return presets[preset]
