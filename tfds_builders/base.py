@@ -15,8 +15,8 @@ import tensorflow_datasets as tfds
 from absl import logging
 from google.protobuf import json_format
 
-from mmjax.data.schema import Dialogue, dialogue_features, to_record
 from mmjax.data.records import damaged
+from mmjax.data.schema import Dialogue, dialogue_features, to_record
 from mmjax.errors import UserError
 from tfds_builders.checks import BadRecordError
 from tfds_builders.origin import Key, Origin, PhotoOrigin

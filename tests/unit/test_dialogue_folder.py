@@ -166,7 +166,7 @@ def test_bad_records_stop_the_preparation_unless_they_are_accepted(tmp_path, cap
         opened(0)
     with pytest.raises(UserError, match=r"line 4, field turns.*2 such records"):
         opened(1)
-    assert not list(data.glob("dialogue_folder/*/1.0.0"))
+    assert not list(data.glob("dialogue_folder/*/1.1.0"))
     assert not list(data.glob("dialogue_folder/*/incomplete*"))
     assert {opened(2)[i].turns[0].text for i in range(2)} == {"a", "b"}
     assert "line 2" in caplog.text
@@ -211,5 +211,5 @@ def test_what_is_missing_is_said(tmp_path):
 
 def test_a_split_without_dialogues_is_refused(tmp_path):
     write(tmp_path, "train", "")
-    with pytest.raises(UserError, match=r"no usable dialogue for 'train'"):
+    with pytest.raises(UserError, match=r"nothing usable for 'train'"):
         open_dataset("dialogue_folder", "train", data_dir=tmp_path / "d", manual_dir=tmp_path)

@@ -20,8 +20,8 @@ from tfds_builders.dialogue_folder import jsonl
 class Builder(DialogueBuilder):
     """Dialogues from `train.jsonl`, `dev.jsonl`, `test.jsonl` in one folder; any of the three."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version."}
+    VERSION = tfds.core.Version("1.1.0")
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.1.0": "Photos have boxes."}
 
     @classmethod
     def find(cls, config: str, manual_dir: Any) -> Origin:
