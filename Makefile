@@ -1,4 +1,5 @@
-# make run    a virtual environment, the packages, and the demo: generated dialogues, minutes on a CPU
+# make run    a virtual environment, the packages, and the demo: generated dialogues and photos,
+#             minutes on a CPU, and at the end a page to look at
 # make test   the tests that every change must pass
 # make test-all   also the long ones
 # make lint   ruff
@@ -18,6 +19,7 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 run: $(VENV)/.installed
 	$(BIN)/python -m mmjax.main --config=configs/retrieval.py:demo
+	$(BIN)/python -m mmjax.main --config=configs/retrieval.py:demo --mode=predict
 
 test: SELECT = $(FAST)
 test: lint pytest

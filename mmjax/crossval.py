@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 import json
 import subprocess
 import sys
@@ -24,9 +25,11 @@ import numpy as np
 from absl import app, flags
 
 from mmjax.errors import UserError
+from mmjax.evaluators import RetrievalEvaluator
+from mmjax.metrics.bootstrap import bootstrap_interval
 from mmjax.metrics.permutation import permutation_test
 from mmjax.metrics.retrieval import RankCounts, RetrievalMetric, rank_counts_from_scores
-from mmjax.observe.environment import command_line, device, versions
+from mmjax.observe.environment import command_line
 
 _FOLDS = flags.DEFINE_integer("folds", 5, "Number of folds.", lower_bound=3)
 _WORKDIR = flags.DEFINE_string("workdir", None, "Where the runs live.", required=True)
@@ -55,19 +58,14 @@ def main(argv: Sequence[str]) -> int:
                 if code:
                     return code  # it has said why
         folds.append(read_fold(answers))
+    runs = [workdir / f"fold-{k}" for k in range(1, _FOLDS.value + 1)]
     result = pooled(folds)
-    first = json.loads((workdir / "fold-1" / "config.json").read_text())["config"]
-    result |= {
-        "name": workdir.name,
-        "label": first["label"],
-        "command": command_line(),
-        "dataset": dataset,
-        "config": first,
-        "versions": versions(),
-        "device": device(),
-    }
+    queries = sum(result["cross_validation"]["queries"])
+    result |= _provenance(workdir, dataset, runs, queries)
     (workdir / "result.json").write_text(json.dumps(result, indent=1))
-    print(json.dumps({key: result[key] for key in ("pooled", "permutation_test")}, indent=1))
+    print(json.dumps({key: result[key] for key in ("metrics", "intervals")}, indent=1))
+    print(json.dumps(result["cross_validation"]["permutation_test"], indent=1))
+    print(f"results in {workdir / 'result.json'}")
     return 0
 
 
@@ -91,21 +89,51 @@ def read_fold(answers: Path) -> Fold:
 
 def pooled(folds: Sequence[Fold], ks: Sequence[int] = (1, 5, 10)) -> dict[str, Any]:
     """The result of all folds together."""
-    counts = [rank_counts_from_scores(scores, gold) for scores, gold in folds]
-    metric = RetrievalMetric(ks=tuple(ks))
-
-    def compute(counts: RankCounts) -> dict[str, float]:
-        return metric.compute(metric.update(metric.init(), counts, {}))
-
+    evaluator = RetrievalEvaluator(ks=tuple(ks))
+    each = [evaluator.judge(rank_counts_from_scores(*fold), fold[1]) for fold in folds]
+    # A photo's number counts within its fold.
+    first = np.cumsum([0, *(scores.shape[1] for scores, _ in folds)])
+    groups = np.concatenate([gold + start for (_, gold), start in zip(folds, first, strict=False)])
+    counts = functools.reduce(
+        RetrievalMetric(ks=tuple(ks)).merge, [RankCounts(**e.per_example) for e in each]
+    )
+    together = evaluator.judge(counts, groups)
     return {
-        "format_version": 1,
-        "queries": sum(len(gold) for _, gold in folds),
-        "candidates": [scores.shape[1] for scores, _ in folds],
-        "pooled": compute(functools.reduce(metric.merge, counts)),
-        "folds": [compute(c) for c in counts],
-        "permutation_test": {
-            f"recall@{k}": dataclasses.asdict(permutation_test(folds, k)) for k in ks
+        "metrics": {"test": together.metrics},
+        "intervals": {
+            "test": {
+                name: list(bootstrap_interval(values, groups=groups))
+                for name, values in together.samples.items()
+            }
         },
+        "cross_validation": {
+            "queries": [len(gold) for _, gold in folds],
+            "candidates": [scores.shape[1] for scores, _ in folds],
+            "folds": [e.metrics for e in each],
+            "permutation_test": {
+                f"recall@{k}": dataclasses.asdict(permutation_test(folds, k)) for k in ks
+            },
+        },
+    }
+
+
+def _provenance(workdir: Path, dataset: str, runs: Sequence[Path], queries: int) -> dict[str, Any]:
+    """What `mmjax.report` must know of a result, from those of the folds."""
+    results = [json.loads((run / "result.json").read_text()) for run in runs]
+    fingerprints = "".join(result["dataset"]["fingerprint"] for result in results)
+    kept = ("format_version", "system", "task", "config", "versions", "device", "parents")
+    return {key: results[0][key] for key in kept} | {
+        "name": workdir.name,
+        "label": f"{results[0]['label']}, {len(runs)} folds",
+        "command": command_line(),
+        "dataset": {
+            "name": dataset,
+            "fingerprint": hashlib.sha256(fingerprints.encode()).hexdigest(),
+            "sizes": {"test": queries},
+        },
+        "steps": max(result["steps"] for result in results),
+        "wall_seconds": round(sum(result["wall_seconds"] for result in results), 1),
+        "test_looks": max(len(list((run / "test_looks").iterdir())) for run in runs),
     }
 
 

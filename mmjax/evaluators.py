@@ -28,11 +28,13 @@ class Evaluation:
     samples: name of a metric that is a mean -> float64 [N], its value of each example, from which
       its interval is drawn.
     per_example: name -> [N], kept beside the result for paired comparisons.
+    groups: int [N], examples with the same number are not independent; None: all are.
     """
 
     metrics: Mapping[str, float]
     samples: Mapping[str, np.ndarray]
     per_example: Mapping[str, np.ndarray]
+    groups: np.ndarray | None = None
 
 
 class Evaluator(Protocol):
@@ -101,17 +103,23 @@ class RetrievalEvaluator:
         pool = candidate_pool(index, candidate=self.candidate, content=self.content)
         queries = predict("query", np.arange(len(index)))
         photos = predict("photo", pool.content)
-        return self.judge(rank_counts_from_embeddings(queries, photos, pool.content_of, pool.gold))
+        counts = rank_counts_from_embeddings(queries, photos, pool.content_of, pool.gold)
+        return self.judge(counts, pool.gold)
 
     def evaluate_scores(self, index: ExampleIndex, scores: np.ndarray) -> Evaluation:
         """The same from scores [N, U] of every example against every distinct content."""
         pool = candidate_pool(index, candidate=self.candidate, content=self.content)
-        return self.judge(rank_counts_from_scores(scores[:, pool.content_of], pool.gold))
+        counts = rank_counts_from_scores(scores[:, pool.content_of], pool.gold)
+        return self.judge(counts, pool.gold)
 
-    def judge(self, counts: RankCounts) -> Evaluation:
-        """Metrics of the counts, and the counts themselves for intervals."""
+    def judge(self, counts: RankCounts, gold: np.ndarray) -> Evaluation:
+        """Metrics of the counts, and the counts themselves for intervals.
+
+        Args:
+          gold: [N], each example's own candidate; those who ask for the same are one group.
+        """
         metric = RetrievalMetric(ks=self.ks, ties=self.ties)
         metrics = metric.compute(metric.update(metric.init(), counts, {}))
         recalls = {f"recall@{k}": 100 * recall_at_k(counts, k, self.ties) for k in self.ks}
         samples = {**recalls, "recall_sum": sum(recalls.values())}
-        return Evaluation(metrics, samples, dataclasses.asdict(counts))
+        return Evaluation(metrics, samples, dataclasses.asdict(counts), gold)

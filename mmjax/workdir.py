@@ -163,7 +163,7 @@ class WorkDir:
             "metrics": {split: dict(e.metrics) for split, e in evaluations.items()},
             "intervals": {
                 split: {
-                    name: list(bootstrap_interval(np.asarray(values)))
+                    name: list(bootstrap_interval(np.asarray(values), groups=e.groups))
                     for name, values in e.samples.items()
                 }
                 for split, e in evaluations.items()

@@ -31,6 +31,7 @@ Pixels = UInt8[np.ndarray, "H W 3"]
 # Pillow's own limit would warn below ours; `_open` checks the header before anything is decoded.
 Image.MAX_IMAGE_PIXELS = None
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+_ORIENTATION = 0x0112  # EXIF's tag
 _JPEG = ("JPEG", "MPO")  # MPO: several JPEGs in one file, as some phones write them
 
 
@@ -122,18 +123,17 @@ def decode_image(data: bytes, *, shortest: int | None = None) -> Pixels:
       BadImageError: empty, damaged, cut short, too large, or not an image.
     """
     image = _open(data)
-    orientation = image.getexif().get(0x0112, 1)
-    pixels = None
-    if image.format in _JPEG and image.mode in ("RGB", "L"):
-        pixels = _decode_jpeg(data, shortest)
-    if pixels is None:
-        try:
+    try:
+        pixels = None
+        if image.format in _JPEG and image.mode in ("RGB", "L"):
+            pixels = _decode_jpeg(data, shortest)
+        if pixels is None:
             pixels = _to_rgb(image)
-        except BadImageError:
-            raise
-        except Exception as error:  # Pillow's decoders raise many kinds
-            raise BadImageError(f"it is damaged or cut short ({_first_line(error)})") from error
-    return np.ascontiguousarray(_upright(pixels, orientation))
+        return np.ascontiguousarray(_upright(pixels, image.getexif().get(_ORIENTATION, 1)))
+    except BadImageError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many kinds
+        raise BadImageError(f"it is damaged or cut short ({_first_line(error)})") from error
 
 
 def check_image(data: bytes) -> tuple[int, int]:
@@ -195,7 +195,6 @@ def _open(data: bytes) -> Image.Image:
             warnings.simplefilter("ignore")
             image = Image.open(io.BytesIO(data), formats=_FORMATS)
             width, height = image.size
-            image.getexif()
     except UnidentifiedImageError as error:
         raise BadImageError("it is no image of a known format") from error
     except Exception as error:

@@ -62,3 +62,19 @@ def test_no_values_nan_and_unpaired_values_are_refused(values):
         paired_bootstrap(values, values[:-1])
     with pytest.raises(ValueError, match="level"):
         bootstrap_interval(values, level=95.0)
+
+
+def test_groups_are_drawn_whole():
+    """Five equal captions of a photo are one observation: the interval is that of the photos."""
+    photos = np.random.default_rng(0).normal(size=60)
+    values, groups = np.repeat(photos, 5), np.repeat(np.arange(60)[::-1], 5)
+    found = bootstrap_interval(values, groups=groups)
+    np.testing.assert_allclose(found, bootstrap_interval(photos[::-1]), rtol=1e-9)
+    alone = bootstrap_interval(values)
+    assert found[1] - found[0] > 2 * (alone[1] - alone[0])
+
+
+def test_groups_of_different_size_are_weighed_by_it():
+    values, groups = np.array([1.0, 1.0, 1.0, 0.0]), np.array([7, 7, 7, 2])
+    assert bootstrap_interval(values, groups=groups) == (0.0, 1.0)
+    assert bootstrap_interval(values, groups=np.arange(4)) == bootstrap_interval(values)

@@ -21,6 +21,8 @@ from mmjax.config import (
     build_sections,
     duration,
     identity,
+    judging,
+    judging_keys,
     limited,
     new_config,
     operational,
@@ -45,6 +47,9 @@ VARIANTS = {
         "model=bm25",
         "model=bm25,demo",
         "dataset=dialogue_folder",
+        "demo,model=de_img,init_from=run://somewhere",
+        "model=de_label,text=minilm,weights=some/folder",
+        "image=resnet-50,image_weights=some/folder,text=bert-tiny",
     ],
 }
 
@@ -309,3 +314,30 @@ def test_identity_is_what_a_run_is_and_not_how_it_is_carried_out():
         ("--config.optim.learning_rate=0.1", "optim.learning_rate"),
     ):
         assert differing(change) == {key}
+
+
+@dataclasses.dataclass(frozen=True)
+class Inner:
+    size: int = 3
+    cache: int = operational(7)
+
+
+@dataclasses.dataclass(frozen=True)
+class Outer:
+    inner: Inner = Inner()
+
+
+def test_operational_keys_of_a_nested_section_are_no_identity_either():
+    values = {"part": {"inner": {"size": 4, "cache": 8}}}
+    assert identity(values, {"part": Outer}) == {"part.inner": {"size": 4}}
+
+
+def test_keys_for_judging_are_identity_that_evaluation_may_change():
+    @dataclasses.dataclass(frozen=True)
+    class Options:
+        ties: str = judging("expected")
+        loss: str = "ce"
+
+    values = {"task": {"ties": "expected", "loss": "ce"}}
+    assert identity(values, {"task": Options}) == {"task.ties": "expected", "task.loss": "ce"}
+    assert judging_keys({"task": Options}) == {"task.ties"}

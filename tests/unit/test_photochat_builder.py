@@ -248,7 +248,7 @@ def test_bad_records_stop_the_preparation_unless_they_are_accepted(tmp_path):
     assert not list((tmp_path / "d").rglob("incomplete*"))
     assert len(opened(max_bad_records=2)) == 2
     metadata = json.loads(
-        next((tmp_path / "d").glob("*/release-*/1.0.0/metadata.json")).read_text()
+        next((tmp_path / "d").glob("*/release-*/1.1.0/metadata.json")).read_text()
     )
     assert metadata["skipped_records"] == {"train": 2, "dev": 0, "test": 0}
 
@@ -362,7 +362,7 @@ def test_a_download_with_other_content_is_refused(served, tmp_path):
     path.write_text(path.read_text().replace("Nice!", "Mice!"))
     with pytest.raises(UserError, match="is not the published PhotoChat"):
         open_dataset("photochat", "test", data_dir=tmp_path / "d")
-    assert not list((tmp_path / "d").glob("photochat/release/1.0.0"))
+    assert not list((tmp_path / "d").glob("photochat/release/1.1.0"))
 
 
 def test_a_full_disk_is_not_called_a_failed_download(served, tmp_path, monkeypatch):
