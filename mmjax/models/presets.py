@@ -1,9 +1,10 @@
-"""Transformers by name: each is a choice of parts and sizes."""
+"""Transformers and ResNets by name: each is a choice of parts and sizes."""
 
 from __future__ import annotations
 
 from mmjax.models.attention import SelfAttention
 from mmjax.models.layers import FeedForward, LayerNorm, LearnedPositions
+from mmjax.models.resnet import ResNetConfig
 from mmjax.models.transformer import TransformerConfig
 
 
@@ -46,4 +47,21 @@ PRESETS: dict[str, TransformerConfig] = {
     "bert-base": bert(layers=12, width=768, heads=12, feed_forward=3072),
     # Wang et al. 2020, every second layer kept: what all-MiniLM-L6-v2 was trained from.
     "minilm-l6": bert(layers=6, width=384, heads=12, feed_forward=1536),
+}
+
+_BASIC_WIDTHS = (64, 128, 256, 512)
+_BOTTLENECK_WIDTHS = (256, 512, 1024, 2048)
+
+IMAGE_PRESETS: dict[str, ResNetConfig] = {
+    # He et al. 2016, table 1.
+    "resnet-18": ResNetConfig((2, 2, 2, 2), _BASIC_WIDTHS, "basic"),
+    "resnet-34": ResNetConfig((3, 4, 6, 3), _BASIC_WIDTHS, "basic"),
+    "resnet-50": ResNetConfig((3, 4, 6, 3), _BOTTLENECK_WIDTHS, "bottleneck"),
+    "resnet-101": ResNetConfig((3, 4, 23, 3), _BOTTLENECK_WIDTHS, "bottleneck"),
+    "resnet-152": ResNetConfig((3, 8, 36, 3), _BOTTLENECK_WIDTHS, "bottleneck"),
+    # For trials: the shallowest, and one for images of 64 pixels.
+    "resnet-10": ResNetConfig((1, 1, 1, 1), _BASIC_WIDTHS, "basic"),
+    "resnet-tiny": ResNetConfig(
+        (1, 1, 1, 1), (16, 32, 64, 128), "basic", stem="small", stem_width=16
+    ),
 }

@@ -31,6 +31,10 @@ LOGICAL_RULES: dict[str, MeshAxes] = {
     "mlp": "tensor",
     "joint": None,
     "layers": None,
+    "channels_in": None,
+    "channels_out": "fsdp",
+    "channels": None,  # of a norm: vectors, not worth cutting
+    "spatial": None,
     "batch": ("data", "fsdp"),
     "length": None,
     "act_embed": None,

@@ -30,6 +30,11 @@ class Entry:
     path: str
     name: str
     axes: str
+    first: int = 0
+
+    def names(self, count: int) -> list[str]:
+        """The folder's names of a parameter that stacks `count` layers."""
+        return [self.name.format(layer=self.first + i) for i in range(count)]
 
     @property
     def stacked(self) -> bool:

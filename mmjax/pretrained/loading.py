@@ -1,4 +1,4 @@
-"""From a pretrained folder to the parameters of one Transformer, on any mesh.
+"""From a pretrained folder to the parameters of one model, on any mesh.
 
 A parameter is read when its turn comes, and of it only the slices that this process's devices
 hold; so a model larger than the host's memory loads, and no file is read as a whole.
@@ -6,9 +6,9 @@ hold; so a model larger than the host's memory loads, and no file is read as a w
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -18,6 +18,8 @@ from mmjax.models.transformer import VOCAB_MULTIPLE, TransformerConfig
 from mmjax.pretrained.bert import BERT
 from mmjax.pretrained.family import Entry, Family
 from mmjax.pretrained.folder import PretrainedFolder, Tensors
+
+Config = TypeVar("Config")
 
 FAMILIES: dict[str, Family] = {"bert": BERT}
 
@@ -47,9 +49,14 @@ def transformer_config(folder: PretrainedFolder) -> TransformerConfig:
 
     Raises UserError for an unknown `model_type`, or a key that is missing or does not fit.
     """
+    return read_config(folder, _family(folder).config)
+
+
+def read_config(folder: PretrainedFolder, describe: Callable[[dict[str, Any]], Config]) -> Config:
+    """What `describe` makes of the folder's config.json, its complaints put into words."""
     file = folder.path / "config.json"
     try:
-        return _family(folder).config(folder.config)
+        return describe(folder.config)
     except KeyError as e:
         raise UserError(
             f"{file} has no key {e.args[0]!r}. Copy the config.json that belongs to the weights."
@@ -76,9 +83,19 @@ def load_transformer(
     number of layers, and when it holds none of the parameters.
     """
     family = _family(folder)
+    return load_entries(folder, family.entries, family.canonical, target)
+
+
+def load_entries(
+    folder: PretrainedFolder,
+    table: Iterable[Entry],
+    canonical: Callable[[str], str | None],
+    target: Mapping[str, Any],
+) -> tuple[dict[str, Any], LoadReport]:
+    """The folder's weights as a tree like `target`; see `Family` for `table` and `canonical`."""
     tensors = folder.tensors
-    names = {c: n for n in tensors.names() if (c := family.canonical(n)) is not None}
-    entries = {entry.path: entry for entry in family.entries}
+    names = {c: n for n in tensors.names() if (c := canonical(n)) is not None}
+    entries = {entry.path: entry for entry in table}
     report = LoadReport()
     used: set[str] = set()
 
@@ -118,9 +135,9 @@ def _sources(
 ) -> list[str]:
     """The folder's tensors that make up the parameter (one per layer), their shapes checked."""
     n = leaf.shape[0] if entry.stacked else 1
-    wanted = [entry.name.format(layer=i) for i in range(n)]
+    *wanted, after = entry.names(n + 1)
     found = [name for name in wanted if name in names]
-    more = entry.stacked and entry.name.format(layer=n) in names
+    more = entry.stacked and after in names
     if found and (len(found) < n or more):
         count = f"more than {n}" if more else f"{len(found)} of {n}"
         raise UserError(
