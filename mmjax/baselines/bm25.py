@@ -6,6 +6,7 @@ library has no answer: empty documents, queries of unknown words, an empty pool.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Sequence
 
@@ -14,6 +15,9 @@ import numpy as np
 from jaxtyping import Float
 
 from mmjax.errors import UserError
+
+# It announces every index that it builds.
+logging.getLogger("bm25s").setLevel(logging.WARNING)
 
 VARIANTS = ("lucene", "robertson", "atire", "bm25+", "bm25l")
 

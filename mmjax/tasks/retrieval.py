@@ -209,6 +209,11 @@ class RetrievalTask(RetrievalText):
                 dtype=model.dtype,
                 remat=model.remat,
             )
+            if self.options.image.size < image.min_size:
+                raise UserError(
+                    f"config.task.image.size={self.options.image.size} is too small: this network "
+                    f"needs {image.min_size} pixels a side."
+                )
         return DualEncoder(
             DualEncoderConfig(
                 query=query,

@@ -231,6 +231,10 @@ def test_predicting_with_it_writes_a_sorted_list_for_every_dialogue(trained, dat
     lines = (workdir / "predictions" / "dev.jsonl").read_text().splitlines()
     answers = [json.loads(line) for line in lines]
     assert [a["id"] for a in answers] == result.per_example["dev"]["ids"]
+    page = (workdir / "predictions" / "dev.html").read_text()
+    assert str(workdir / "predictions" / "dev.html") in outcome.out
+    assert all(answer["id"] in page for answer in answers)
+    assert page.count("data:image/jpeg;base64,") >= len({a["photo"] for a in answers})
     hits = 0.0
     for answer in answers:
         scores = [found["score"] for found in answer["top"]]
@@ -239,6 +243,36 @@ def test_predicting_with_it_writes_a_sorted_list_for_every_dialogue(trained, dat
         hits += answer["above"] < 1
     # Ties apart, the first place is recall@1.
     assert 100 * hits / len(answers) >= result.metrics["dev"]["recall@1"] - 1e-6
+
+
+def test_a_trained_run_can_be_judged_on_blank_photos_and_not_trained_on_them(trained, data):
+    workdir, _ = trained
+    blank = (DEMO, *TINY, data, f"--workdir={workdir}", "--config.data.pixels=blank")
+    outcome = mmjax(*blank, "--mode=eval")
+    assert outcome.code == 0, outcome.err
+    seen = read_result(str(workdir / "result.json")).metrics["dev"]
+    found = dict(line.split() for line in outcome.out.splitlines())
+    assert found["dev/mrr"] != f"{seen['mrr']:.2f}" or found["dev/recall_sum"] != (
+        f"{seen['recall_sum']:.2f}"
+    )
+    is_one_sentence(mmjax(*blank), r"config\.data\.pixels was 'real', is 'blank'")
+
+
+def test_a_second_stage_takes_what_fits_and_names_the_rest(trained, data, tmp_path):
+    workdir, _ = trained
+    config = f"{DEMO},model=de_img,init_from=run://{workdir}"
+    outcome = mmjax(
+        config, *TINY, data, f"--workdir={tmp_path / 'run'}", "--config.train.total_steps=1"
+    )
+    assert outcome.code == 0, outcome.err
+    assert re.search(
+        r"other shape +1  params/photo_head/kernel \(256, 32\) -> \(128, 32\)", outcome.err
+    )
+    assert re.search(r"left over +\d+  params/label_tower/", outcome.err)
+    first, second = ((p / "preprocessing" / "tokenizer.model") for p in (workdir, tmp_path / "run"))
+    assert first.read_bytes() == second.read_bytes()
+    parents = json.loads((tmp_path / "run" / "result.json").read_text())["parents"]
+    assert [parent["kind"] for parent in parents] == ["init_from"] and parents[0]["sha256"]
 
 
 def test_the_same_command_again_trains_nothing_anew(trained, data):

@@ -271,6 +271,13 @@ def test_image_towers_that_cannot_be_are_named(fitted, model, message):
         task(fitted, "both", **model).module()
 
 
+def test_photos_too_small_for_the_network_are_named(fitted):
+    with pytest.raises(
+        UserError, match=r"config\.task\.image\.size=8 is too small.* needs \d+ pixels"
+    ):
+        task(fitted, "both", ImageOptions(size=8), image="resnet-50").module()
+
+
 # What it answers
 
 
