@@ -63,7 +63,7 @@ class Schedule:
 
     Attributes:
       total: length of the run.
-      eval_every: None: only at the end.
+      eval_every: None: only at the end. See `evaluates`.
       checkpoint_every, log_every: steps between two of them.
       patience: evaluations without a new best after which the run ends early; None: never.
       max_skipped: non-finite steps in a row after which the run stops with an error.
@@ -79,6 +79,16 @@ class Schedule:
     max_skipped: int
     eval_first: bool
     keep: int
+
+    def evaluates(self, step: int) -> bool:
+        """Whether the state after `step` is judged: the last one always, and none shortly before.
+
+        An epoch is rarely a whole number of steps: one evaluation would be at step 280, and the
+        last at 281.
+        """
+        if step == self.total or not self.eval_every:
+            return step == self.total
+        return step % self.eval_every == 0 and self.total - step > self.eval_every // 2
 
     def out_of_patience(self, evaluations_without_best: int) -> bool:
         """Whether the run ends here."""
@@ -209,7 +219,7 @@ def train(
             read(unread)
             step, unread = step + 1, (step + 1, metrics)
             # (6) Judge. Before the next save, so that a checkpoint never owes an evaluation.
-            if step == schedule.total or (schedule.eval_every and step % schedule.eval_every == 0):
+            if schedule.evaluates(step):
                 read(unread)
                 unread = None
                 evaluate_now()

@@ -266,7 +266,8 @@ def test_the_host_never_waits_for_the_step_it_has_just_dispatched(tmp_path):
     [
         ({}, [3, 6], [2, 4, 6]),
         ({"eval_first": True}, [0, 3, 6], [2, 4, 6]),
-        ({"total": 7}, [3, 6, 7], [2, 4, 6, 7]),
+        ({"total": 7}, [3, 7], [2, 4, 6, 7]),
+        ({"total": 8}, [3, 6, 8], [2, 4, 6, 8]),
         ({"eval_every": None}, [6], [2, 4, 6]),
         ({"total": 0}, [0], [0]),
         ({"total": 0, "eval_first": True}, [0], [0]),
