@@ -99,7 +99,9 @@ def make_report(table: str, results: Sequence[Result]) -> Report:
         row = _measured_row(r, split, home, marks.get(r.path, ""))
         rows.append((r.metrics[split]["recall_sum"], row))
     rows.sort(key=lambda x: -x[0])  # stable: a published figure stands before an equal one
-    notes = [f"Published: {published['source']}. {published['note']}", *notes]
+    if published["rows"]:
+        notes = [f"Published: {published['source']}. {published['note']}", *notes]
+    notes += [_chance(r) for r in placed if r.cross_validation]
     if any(r.dataset["name"] != home for r in placed):
         notes.append(f"{STAND_IN} another dataset: not comparable with the published rows.")
     left_out = sorted(r.name for r in results if split not in r.metrics)
@@ -269,6 +271,14 @@ def _measured_row(r: Result, split: str, home: str, mark: str) -> list[str]:
         str(r.test_looks),
         f"{_duration(r.wall_seconds)} on {machine}",
     ]
+
+
+def _chance(r: Result) -> str:
+    test = r.cross_validation["permutation_test"]["recall@10"]
+    return (
+        f"{r.label}: R@10 of {test['observed']:.1f} against {test['chance']:.1f} by chance, "
+        f"p = {test['p_value']:.4f} (permutation test over photos)."
+    )
 
 
 def _interval(r: Result, split: str) -> str:

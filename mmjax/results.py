@@ -52,6 +52,7 @@ class Result:
       intervals: (low, high) of 95 % by split, then by name; may lack either.
       per_example: lists over the queries by split, then by name (PER_EXAMPLE); empty where the run
         left none, and then no comparison in pairs is possible.
+      cross_validation: of several runs pooled, how they were (`mmjax.crossval`); else empty.
       wall_seconds: time of the whole run.
       test_looks: how often the run has been evaluated on the test split.
     """
@@ -66,6 +67,7 @@ class Result:
     metrics: Mapping[str, Mapping[str, float]]
     intervals: Mapping[str, Mapping[str, Sequence[float]]]
     per_example: Mapping[str, Mapping[str, Sequence[Any]]]
+    cross_validation: Mapping[str, Any]
     config: Mapping[str, Any]
     versions: Mapping[str, Any]
     device: Mapping[str, Any]
@@ -107,7 +109,12 @@ def read_result(path: str) -> Result:
             raise _bad(path, key, value)
     _check_figures(path, record)
     fields = {key.split(".")[0]: record[key.split(".")[0]] for key in REQUIRED}
-    return Result(path=path, per_example=_read_per_example(path, record), **fields)
+    return Result(
+        path=path,
+        per_example=_read_per_example(path, record),
+        cross_validation=_read_cross_validation(path, record),
+        **fields,
+    )
 
 
 def _find(folder: epath.Path) -> Iterator[epath.Path]:
@@ -135,6 +142,19 @@ def _check_figures(path: str, record: Mapping[str, Any]) -> None:
             pair = isinstance(bounds, list) and len(bounds) == 2
             if not pair or not all(isinstance(x, int | float) for x in bounds):
                 raise _bad(path, f"intervals.{split}.{name}", bounds)
+
+
+def _read_cross_validation(path: str, record: Mapping[str, Any]) -> Mapping[str, Any]:
+    found = record.get("cross_validation", {})
+    if not found:
+        return {}
+    test = found.get("permutation_test") if isinstance(found, dict) else None
+    test = test.get("recall@10") if isinstance(test, dict) else None
+    for name in ("observed", "chance", "p_value"):
+        value = test.get(name) if isinstance(test, dict) else None
+        if not isinstance(value, int | float):
+            raise _bad(path, f"cross_validation.permutation_test.recall@10.{name}", value)
+    return found
 
 
 def _read_per_example(path: str, record: Mapping[str, Any]) -> Mapping[str, Any]:

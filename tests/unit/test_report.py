@@ -108,6 +108,17 @@ def test_a_stand_in_is_marked_in_its_own_row(tmp_path, ranks):
     assert any(report.STAND_IN in note for note in made.notes)
 
 
+def test_of_folds_the_note_says_what_chance_would_give(tmp_path, ranks):
+    test = {"observed": 25.8, "chance": 13.77, "p_value": 0.0001, "permutations": 9999}
+    how = {"permutation_test": {"recall@10": test}}
+    write_result(tmp_path / "a", "Folds", ranks, cross_validation=how)
+    (note,) = [note for note in table(tmp_path).notes if note.startswith("Folds")]
+    assert "R@10 of 25.8 against 13.8 by chance, p = 0.0001" in note
+    write_result(tmp_path / "b", "Broken", ranks, cross_validation={"permutation_test": {}})
+    with pytest.raises(UserError, match=r"cross_validation\.permutation_test"):
+        table(tmp_path)
+
+
 def test_a_clear_difference_has_a_winner_and_a_small_one_none(tmp_path, ranks):
     write_result(tmp_path / "a" / "good", "Good", ranks // 2)
     write_result(tmp_path / "a" / "plain", "Plain", ranks)
