@@ -121,10 +121,11 @@ def _provenance(workdir: Path, dataset: str, runs: Sequence[Path], queries: int)
     """What `mmjax.report` must know of a result, from those of the folds."""
     results = [json.loads((run / "result.json").read_text()) for run in runs]
     fingerprints = "".join(result["dataset"]["fingerprint"] for result in results)
+    label, pixels = results[0]["label"], results[0]["config"]["data"]["pixels"]
     kept = ("format_version", "system", "task", "config", "versions", "device", "parents")
     return {key: results[0][key] for key in kept} | {
         "name": workdir.name,
-        "label": f"{results[0]['label']}, {len(runs)} folds",
+        "label": f"{label}, {len(runs)} folds" + (f", {pixels} pixels" if pixels != "real" else ""),
         "command": command_line(),
         "dataset": {
             "name": dataset,
