@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -64,23 +64,32 @@ def collate(
 ) -> dict[str, Any]:
     """Stacks the features of some rows; a None row (padding of the batch) becomes zeros.
 
+    A feature is made for all rows before the next one is: photos are decoded one after another,
+    while the decoder is in the core's cache, and each is freed once it stands in its row.
+
     Args:
-      features: one mapping per row.
-      like: features of any example, for types and fixed shapes.
+      features: one mapping per row, perhaps `Lazy`: each feature is asked for once.
+      like: features of any example: the names; types and fixed shapes where all rows are None.
       ragged: which features vary in length.
       padded: length of each ragged feature in this global batch.
 
     Returns:
       For a ragged feature {"ids": [rows, length], "mask": bool [rows, length]}, for others
       [rows, ...].
+
+    Raises:
+      ValueError: a feature that is longer than `padded`, or not of the fixed shape and type.
     """
     batch: dict[str, Any] = {}
-    for name, value in like.items():
-        values = [None if f is None else f[name] for f in features]
+    for name in like:
+        values = (None if f is None else f[name] for f in features)
         if name not in ragged:
-            batch[name] = np.stack([np.zeros_like(value) if v is None else v for v in values])
+            batch[name] = _stack(name, values, len(features), like)
             continue
-        ids = np.full((len(values), padded[name]), ragged[name].pad, value.dtype)
+        values = list(values)
+        first = next((v for v in values if v is not None), None)
+        dtype = like[name].dtype if first is None else first.dtype
+        ids = np.full((len(values), padded[name]), ragged[name].pad, dtype)
         mask = np.zeros(ids.shape, bool)
         for row, v in enumerate(values):
             if v is not None:
@@ -88,6 +97,25 @@ def collate(
                 mask[row, : len(v)] = True
         batch[name] = {"ids": ids, "mask": mask}
     return batch
+
+
+def _stack(
+    name: str, values: Iterable[np.ndarray | None], rows: int, like: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """Values below each other, each put into its row as soon as it is made; None: zeros."""
+    stacked = None
+    for row, value in enumerate(values):
+        if value is None:
+            continue
+        if stacked is None:
+            stacked = np.zeros((rows, *value.shape), value.dtype)
+        if value.shape != stacked.shape[1:] or value.dtype != stacked.dtype:
+            raise ValueError(
+                f"feature {name!r} is {value.dtype} {value.shape} in one example and "
+                f"{stacked.dtype} {stacked.shape[1:]} in another"
+            )
+        stacked[row] = value
+    return np.zeros((rows, *like[name].shape), like[name].dtype) if stacked is None else stacked
 
 
 def example_rng(seed: int, source: int, example: int, epoch: int) -> np.random.Generator:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
@@ -158,11 +158,11 @@ class HostBatches:
         padded = self._padded_lengths(planned)
         mine = planned.rows(self.rows)
         rows = [
-            None if example < 0 else self._features(int(source), int(example), int(epoch))
+            None if example < 0 else self._row(int(source), int(example), int(epoch))
             for source, example, epoch in zip(mine.source, mine.example, mine.epoch, strict=True)
         ]
         # A process may have nothing of the last batch; then any example tells the types.
-        like = next((row for row in rows if row is not None), None) or self._features(0, 0, 0)
+        like = next((row for row in rows if row is not None), None) or self._row(0, 0, 0)
         batch = collate(rows, like, self.task.ragged, padded)
         batch["weight"] = (mine.example >= 0).astype(np.float32)
         batch["keys"] = np.stack(
@@ -175,7 +175,7 @@ class HostBatches:
 
     def smallest(self) -> dict[str, Any]:
         """A batch of one row, each ragged feature at its shortest bucket."""
-        features = self._features(0, 0, 0)
+        features = self._row(0, 0, 0)
         padded = {name: ragged.buckets[0] for name, ragged in self.task.ragged.items()}
         cut = {
             name: value[: padded[name]] if name in padded else value
@@ -194,10 +194,11 @@ class HostBatches:
     def _keys(self) -> list[np.ndarray]:
         return dense_keys(self.indexes, self.task.key_names)
 
-    def _features(self, source: int, example: int, epoch: int) -> dict[str, np.ndarray]:
+    def _row(self, source: int, example: int, epoch: int) -> Mapping[str, np.ndarray]:
+        """One example's features, which are made when `collate` asks for them."""
         known = self._cache.get((source, example), {})
         if self._names and known.keys() >= set(self._names):
-            return {name: known[name] for name in self._names}
+            return _Row(self._names, {}, known, ())
         index = self.indexes[source]
         dialogue = self.sources[source][int(index.record[example])]
         rng = None
@@ -205,12 +206,11 @@ class HostBatches:
             rng = example_rng(self.seed, source, example, epoch)
         made = self.task.featurize(dialogue, int(index.sub[example]), rng)
         self._names = self._names or tuple(made)
-        features = {name: known[name] if name in known else made[name] for name in self._names}
-        if len(self._cache) < self.cached_examples or (source, example) in self._cache:
-            kept = {name: x for name, x in features.items() if name in self.task.cached}
-            if kept:
-                self._cache[source, example] = {**known, **kept}
-        return features
+        keep = set(self._names) & set(self.task.cached)
+        if keep and ((source, example) in self._cache or len(self._cache) < self.cached_examples):
+            known = self._cache.setdefault((source, example), {})
+            return _Row(self._names, made, known, keep)
+        return _Row(self._names, made, {}, ())
 
     def _padded_lengths(self, planned: PlannedBatch) -> dict[str, int]:
         """From the whole global batch, so that all processes agree on the shape."""
@@ -224,6 +224,30 @@ class HostBatches:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": {}}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Row(Mapping):
+    """Features by name; those in `keep` are put into `known` when they are made."""
+
+    names: Sequence[str]
+    made: Mapping[str, np.ndarray]
+    known: dict[str, np.ndarray]
+    keep: Collection[str]
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        if name in self.known:
+            return self.known[name]
+        value = self.made[name]
+        if name in self.keep:
+            self.known[name] = value
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
+
+    def __len__(self) -> int:
+        return len(self.names)
 
 
 def process_rows(mesh: Mesh, batch_size: int) -> np.ndarray:

@@ -7,6 +7,7 @@ import json
 import os
 from typing import Any
 
+from mmjax.data.example_proto import ExampleDecoder
 from mmjax.data.quiet import quiet
 from mmjax.errors import UserError
 
@@ -23,7 +24,7 @@ class Records:
 
     def __init__(self, folder: Any, split: str):
         self._folder, self._split = os.fspath(folder), split
-        self._records = None
+        self._records, self._decode = None, None
         info = self._open().info
         rows = info.splits[split]
         self.name = f"{info.full_name.rsplit('/', 1)[0]}:{split}"
@@ -46,13 +47,22 @@ class Records:
             raise IndexError(f"{self.name} has {self._length} records, index {i} is out of range")
         try:
             if self._records is None:
-                self._records = self._open().as_data_source(self._split)
-            return self._records[int(i) % self._length]
+                self._records, self._decode = self._open_records()
+            return self._decode(self._records[int(i) % self._length])
         except RuntimeError as error:  # array_record keeps a hash of every chunk
             raise damaged(self._folder, error) from error
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_records": None}
+        return {**self.__dict__, "_records": None, "_decode": None}
+
+    def _open_records(self) -> tuple[Any, ExampleDecoder]:
+        """Encoded records, and what decodes one."""
+        import tensorflow_datasets as tfds
+
+        builder = self._open()
+        raw = tfds.decode.DeserializeMethod.RAW_BYTES
+        records = builder.as_data_source(self._split, deserialize_method=raw)
+        return records, ExampleDecoder(builder.info.features.get_tensor_info())
 
     def _open(self) -> Any:
         import tensorflow_datasets as tfds

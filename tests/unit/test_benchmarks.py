@@ -1,0 +1,243 @@
+"""Each benchmark runs on little, says what its figures depend on, and its table follows from it."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmarks import document, input_pipeline, seeking, tables
+from benchmarks.timing import alternate, compare
+from mmjax.errors import UserError
+
+SAID = "we went out where to the park nice dog grass cat tree boat sea sun hello friend"
+
+
+def picture(number: int, width: int = 60, height: int = 40) -> bytes:
+    coarse = np.random.default_rng(number).integers(0, 256, (4, 6, 3), np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(coarse).resize((width, height), Image.Resampling.BILINEAR).save(file, "JPEG")
+    return file.getvalue()
+
+
+def said(number: int) -> str:
+    return " ".join(np.random.default_rng(number).permutation(SAID.split()))
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory):
+    """A folder of twelve captioned photos."""
+    folder = tmp_path_factory.mktemp("photos")
+    lines = []
+    for i in range(12):
+        (folder / f"{i}.jpg").write_bytes(picture(i))
+        captions = [said(10 * i + j) for j in range(3)]
+        lines.append({"file_name": f"{i}.jpg", "captions": captions, "labels": ["Dog", "Cat"]})
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def dialogues(tmp_path_factory):
+    """A folder of dialogues without photos."""
+    folder = tmp_path_factory.mktemp("dialogues")
+    lines = []
+    for i in range(30):
+        photo = {"id": str(i), "labels": ["Dog", SAID.split()[i % 9]]}
+        turns = [{"speaker": "Ann", "text": said(i)}, {"speaker": "Ann", "photos": [photo]}]
+        lines.append({"turns": turns})
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+def check(path, rounds):
+    """The document has the form that `benchmarks.document` describes."""
+    found = document.read(path)
+    assert found["command"].startswith(f"python -m benchmarks.{found['benchmark']} --")
+    assert found["machine"]["machine"] and found["machine"]["cpu"]
+    assert {"python", "mmjax", "jax", "numpy"} <= found["versions"].keys()
+    assert [len(found["load_average"][k]) for k in ("before", "after")] == [3, 3]
+    assert found["settings"]["rounds"] == rounds and found["cases"]
+    for case in found["cases"]:
+        assert case["name"] and case["unit"] and case["clock"] and case["amount"] > 0
+        for values in case["contenders"].values():
+            assert len(values["seconds"]) == rounds and min(values["seconds"]) > 0
+            for kind in ("rate", "ratio"):
+                assert values[kind]["low"] <= values[kind]["median"] <= values[kind]["high"]
+        reference = case["contenders"][case["reference"]]
+        assert reference["ratio"] == {"median": 1, "low": 1, "high": 1}
+    return found
+
+
+def test_decoding_compares_mmjax_with_every_peer_on_each_size(photos, tmp_path):
+    pytest.importorskip("cv2", reason="see benchmarks/requirements.txt")
+    from benchmarks import decoding
+
+    out = tmp_path / "decoding.json"
+    decoding.main([f"--photos={photos}", "--count=3", "--rounds=2", f"--out={out}"])
+    found = check(out, rounds=2)
+    assert len(found["cases"]) == 4 and found["settings"]["photos"] == 3
+    for case in found["cases"]:
+        differences = {k: v["extra"]["difference"] for k, v in case["contenders"].items()}
+        assert differences.pop("Pillow") == 0
+        # The same photo, upright, in the same order of colours, whoever decodes it.
+        assert all(0 <= d < 8 for d in differences.values()), differences
+        assert len(differences) == 4
+
+
+def test_photos_are_spread_over_the_folder_and_one_without_any_is_a_users_error(photos, tmp_path):
+    pytest.importorskip("cv2", reason="see benchmarks/requirements.txt")
+    from benchmarks import decoding
+
+    names = sorted(path.name for path in photos.glob("*.jpg"))
+    wanted = [(photos / name).read_bytes() for name in (names[0], names[-1])]
+    assert decoding.read_photos(str(photos), 2) == wanted
+    assert len(decoding.read_photos(str(photos), 99)) == 12
+    with pytest.raises(UserError, match=r"holds no \.jpg file"):
+        decoding.read_photos(str(tmp_path), 2)
+
+
+def test_enlarged_photos_are_as_large_as_they_are_called():
+    pytest.importorskip("cv2", reason="see benchmarks/requirements.txt")
+    from benchmarks import decoding
+
+    for width, height, wanted in ((60, 40, (1024, 683)), (30, 60, (512, 1024))):
+        data = decoding.enlarged(picture(0, width, height))
+        assert Image.open(io.BytesIO(data)).size == wanted
+
+
+SMALL = ("--vocab_size=330", "--batch_size=8", "--rounds=2")
+
+
+def test_the_pipeline_is_compared_with_decoding_and_tokenizing_alone(photos, tmp_path):
+    out = tmp_path / "input_pipeline_photos.json"
+    own = ["--dataset=photo_folder", f"--manual_dir={photos}", "--candidate=both", "--side=32"]
+    input_pipeline.main([*own, f"--data_dir={tmp_path}", *SMALL, "--batches=99", f"--out={out}"])
+    found = check(out, rounds=2)
+    assert [case["amount"] for case in found["cases"]] == [32, 32]  # whole batches of 36 captions
+    for case in found["cases"]:
+        assert case["reference"] == "decoding and tokenizing alone" and len(case["contenders"]) == 3
+
+
+def test_the_work_that_is_done_alone_is_that_of_the_batches(photos, tmp_path):
+    from benchmarks.prepared import open_training, training_loader, training_plan
+
+    task, tokenizer, split = open_training(
+        "photo_folder", str(photos), str(tmp_path), candidate="both", side=32, vocab_size=330
+    )
+    plan = training_plan(split, 8)
+    batch = training_loader(task, split, plan).host_batch(0)
+    for row, (query, labels, data) in enumerate(
+        input_pipeline.inputs(task, split, plan.batch(0).example)
+    ):
+        for name, text in (("query", query), ("photo", labels)):
+            ids = batch[name]["ids"][row][batch[name]["mask"][row]]
+            np.testing.assert_array_equal(ids[1:-1], tokenizer.encode(text))
+        made = input_pipeline.squash(input_pipeline.decode_image(data, shortest=32), 32)
+        np.testing.assert_array_equal(batch["image"][row], made)
+
+
+def test_the_pipeline_of_texts_and_seeking_run_on_dialogues_without_photos(dialogues, tmp_path):
+    own = ["--dataset=dialogue_folder", f"--manual_dir={dialogues}", f"--data_dir={tmp_path}"]
+    texts, places = tmp_path / "input_pipeline_texts.json", tmp_path / "seeking.json"
+    input_pipeline.main([*own, *SMALL, "--batches=2", f"--out={texts}"])
+    seeking.main([*own, *SMALL, f"--out={places}"])
+    assert {case["reference"] for case in check(texts, 2)["cases"]} == {"tokenizing alone"}
+    for case in check(places, 2)["cases"]:
+        assert list(case["contenders"]) == ["batch 0", "batch 1", "batch 100,000"]
+
+
+def test_fewer_examples_than_a_batch_is_a_users_error(dialogues, tmp_path):
+    own = ["--dataset=dialogue_folder", f"--manual_dir={dialogues}", f"--data_dir={tmp_path}"]
+    with pytest.raises(UserError, match="has 30 examples, fewer than a batch of 31"):
+        seeking.main([*own, "--vocab_size=330", "--batch_size=31"])
+
+
+def test_contenders_take_turns_and_the_first_round_does_not_count():
+    turns = []
+    wall, cpu = alternate({name: lambda name=name: turns.append(name) for name in "abc"}, rounds=3)
+    assert "".join(turns) == "abc" + "abc" + "cba" + "abc"
+    assert [len(seconds[name]) for seconds in (wall, cpu) for name in "abc"] == [3] * 6
+
+
+def test_ratios_are_taken_round_by_round():
+    # The third round was slow for both: a ratio of medians over unpaired rounds would not be 2.
+    found = compare(
+        {"slow": [4.0, 2.0, 40.0], "fast": [2.0, 1.0, 20.0]}, amount=8, reference="slow"
+    )
+    assert found["contenders"]["fast"]["ratio"] == {"median": 2, "low": 2, "high": 2}
+    assert found["contenders"]["slow"]["ratio"] == {"median": 1, "low": 1, "high": 1}
+    assert found["contenders"]["fast"]["rate"] == {"median": 4, "low": 0.4, "high": 8}
+
+
+MADE_UP = {
+    "benchmark": "decoding",
+    "command": "python -m benchmarks.decoding --photos=DIR",
+    "date": "2000-01-01",
+    "machine": {"machine": "2 cores, 4 GiB", "cpu": "A processor"},
+    "versions": {"python": "3.11.0", "numpy": "2.1.0"},
+    "load_average": {"before": [0.25, 1.0, 1.0], "after": [0.75, 1.0, 1.0]},
+    "settings": {"rounds": 2},
+    "cases": [
+        {
+            "name": "to 64 x 64",
+            "unit": "photos per second",
+            "clock": "CPU",
+            "extra": {"difference": "of |values|"},
+            **compare({"Ours": [0.5, 0.25], "Theirs": [1.0, 1.0]}, amount=600, reference="Theirs"),
+        }
+    ],
+}
+for name, apart in (("Ours", 1.5), ("Theirs", 0.0)):
+    MADE_UP["cases"][0]["contenders"][name]["extra"] = {"difference": apart}
+
+
+def test_the_table_is_drawn_from_the_file_into_the_page_and_twice_is_once(tmp_path):
+    (tmp_path / "decoding.json").write_text(json.dumps(MADE_UP))
+    page = tmp_path / "README.md"
+    page.write_text("Above.\n\n<!-- report:decoding -->\nold\n<!-- /report -->\n\nBelow.\n")
+    tables.main([f"--results={tmp_path}", f"--update={page}"])
+    text = page.read_text()
+    assert text.startswith("Above.\n") and text.endswith("\nBelow.\n") and "old" not in text
+    assert (
+        "|  | photos per second | lowest to highest | ratio to Theirs | lowest to highest |" in text
+    )
+    assert "| Ours | 1,800 | 1,200 to 2,400 | 3.00 | 2.00 to 4.00 | 1.50 |" in text
+    assert "| Theirs | 600 | 600 to 600 | 1 |  | 0 |" in text
+    assert "`python -m benchmarks.decoding --photos=DIR`" in text and "A processor" in text
+    assert "python 3.11.0" in text and "difference: of |values|." in text
+    tables.main([f"--results={tmp_path}", f"--update={page}"])
+    assert page.read_text() == text
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda found: found.pop("cases"),
+        lambda found: found.pop("command"),
+        lambda found: found["cases"][0].pop("unit"),
+        lambda found: found["cases"][0]["contenders"]["Ours"].pop("ratio"),
+    ],
+)
+def test_a_file_of_another_form_is_a_users_error(tmp_path, damage):
+    found = json.loads(json.dumps(MADE_UP))
+    damage(found)
+    (tmp_path / "x.json").write_text(json.dumps(found))
+    with pytest.raises(UserError, match=r"x\.json is no result of a benchmark"):
+        document.read(tmp_path / "x.json")
+
+
+def test_a_folder_without_results_is_a_users_error(tmp_path):
+    with pytest.raises(UserError, match=r"holds no \.json file"):
+        tables.main([f"--results={tmp_path}"])
+
+
+def test_the_kept_results_are_those_in_the_page():
+    """No figure in the page is written by hand, and none is out of date."""
+    page = (tables.HERE / "README.md").read_text()
+    for path in sorted((tables.HERE / "results").glob("*.json")):
+        block = f"<!-- report:{path.stem} -->\n{tables.markdown(document.read(path))}\n<!--"
+        assert block in page, f"{path.name}: run python -m benchmarks.tables"
