@@ -9,7 +9,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from mmjax.losses.pairwise import PairLoss, pair_accuracy, pair_term
+from mmjax.losses.pairwise import pair_term
+from mmjax.parallel.ring import Reduction
 
 Outputs = Mapping[str, Any]
 Batch = Mapping[str, Any]
@@ -41,6 +42,7 @@ class PairTerm:
     Attributes:
       rows, columns: names of two outputs [B, D].
       scale: name of the output that multiplies the scores.
+      bias: name of the output that is added to them; None: nothing is.
       reduction: "mean" over the batch, or "sum" as VSE++ and SCAN take it.
       key_columns: columns of `batch["keys"]` that count; None: all.
     """
@@ -49,27 +51,29 @@ class PairTerm:
     rows: str
     columns: str
     scale: str
-    loss: PairLoss
+    loss: Reduction
     weight: float = 1.0
     reduction: Literal["mean", "sum"] = "mean"
     key_columns: tuple[int, ...] | None = None
+    bias: str | None = None
 
     def __call__(self, outputs: Outputs, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         rows, columns = outputs[self.rows], outputs[self.columns]
         keys = batch["keys"]
         if self.key_columns is not None:
             keys = keys[:, list(self.key_columns)]
-        total, weight = pair_term(
+        sums = pair_term(
             rows,
             columns,
             loss=self.loss,
             scale=outputs[self.scale],
+            bias=0.0 if self.bias is None else outputs[self.bias],
             keys=keys,
             weights=batch["weight"],
         )
-        value = total if self.reduction == "sum" else total / jnp.maximum(weight, 1.0)
-        right, of = pair_accuracy(rows, columns, keys=keys, weights=batch["weight"])
-        return value, {"accuracy": right / jnp.maximum(of, 1.0)}
+        weight = jnp.maximum(sums.weight, 1.0)
+        value = sums.total if self.reduction == "sum" else sums.total / weight
+        return value, {"accuracy": sums.right / weight}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,32 +1,28 @@
 """Losses over all pairs of the global batch: row i's positive is column i, the rest is negative.
 
 One term serves photo retrieval, captioned photos and anything else with two towers. What is a
-negative is decided here, once, for every loss: never a padding row, never a pair that shares a key
-(the same photo under two dialogues is no mistake of the model). Under `jit` the arrays are global,
-so that the loss over a mesh is the loss over the whole batch, not a mean of per-device losses.
+negative is decided in one place, for every loss: never a padding row, never a pair that shares a
+key (the same photo under two dialogues is no mistake of the model). The loss over a mesh is the
+loss over the whole batch, not a mean of per-device losses; the matrix of all scores is never made
+(`mmjax.parallel.ring`).
+
+A loss says what becomes of a row's negatives (`mmjax.parallel.ring.Reduction`): what is kept of
+them tile by tile, the row's loss, and its derivative by each score. Columns are rows of the
+transpose.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mmjax.parallel.rules import constrain
+from mmjax.parallel.ring import Pairs, Reduction
 
-
-@runtime_checkable
-class PairLoss(Protocol):
-    """What makes per-example losses from scores; both directions (rows, columns) are added up."""
-
-    def per_example(
-        self, scores: Float[Array, "B B"], negative: Bool[Array, "B B"]
-    ) -> Float[Array, " B"]:
-        """Loss of row i plus loss of column i; finite where no pair is negative."""
-        ...
+Carry = tuple[Array, ...]
 
 
 @dataclass(frozen=True)
@@ -37,16 +33,40 @@ class SoftmaxCE:
     the formula is no cross-entropy and has no lower bound. Without negatives the loss is 0.
     """
 
-    def per_example(
-        self, scores: Float[Array, "B B"], negative: Bool[Array, "B B"]
-    ) -> Float[Array, " B"]:
-        positive = _diagonal(scores)
-        # The diagonal stays in every sum, so that no row is empty and no gradient is 0/0.
-        allowed = negative | _eye(scores)
-        logits = jnp.where(allowed, scores, -jnp.inf)  # [B, B]
-        row = jax.nn.logsumexp(logits, axis=1) - positive
-        column = jax.nn.logsumexp(logits, axis=0) - positive
-        return row + column
+    both = True
+
+    def start(self, positive: Float[Array, " r"]) -> Carry:
+        # The positive is in every sum, so that none is empty: largest score, sum of exponents.
+        return positive, jnp.ones_like(positive)
+
+    def fold(
+        self,
+        carry: Carry,
+        scores: Float[Array, "r c"],
+        positive: Float[Array, " r"],
+        negative: Bool[Array, "r c"],
+    ) -> Carry:
+        largest, total = carry
+        scores = jnp.where(negative, scores, -jnp.inf)
+        new = jnp.maximum(largest, scores.max(axis=1))
+        total = total * jnp.exp(largest - new) + jnp.exp(scores - new[:, None]).sum(axis=1)
+        return new, total
+
+    def losses(self, carry: Carry, positive: Float[Array, " r"]) -> Float[Array, " r"]:
+        return carry[0] + jnp.log(carry[1]) - positive
+
+    def slopes(
+        self,
+        carry: Carry,
+        scores: Float[Array, "r c"],
+        positive: Float[Array, " r"],
+        negative: Bool[Array, "r c"],
+    ) -> Float[Array, "r c"]:
+        share = jnp.exp(scores - carry[0][:, None]) / carry[1][:, None]
+        return jnp.where(negative, share, 0)
+
+    def positive_slopes(self, carry: Carry, positive: Float[Array, " r"]) -> Float[Array, " r"]:
+        return jnp.exp(positive - carry[0]) / carry[1] - 1
 
 
 @dataclass(frozen=True)
@@ -57,12 +77,35 @@ class SumHinge:
     """
 
     margin: float = 0.2
+    both = True
 
-    def per_example(
-        self, scores: Float[Array, "B B"], negative: Bool[Array, "B B"]
-    ) -> Float[Array, " B"]:
-        row, column = _hinges(scores, negative, self.margin)
-        return row.sum(axis=1) + column.sum(axis=0)
+    def start(self, positive: Float[Array, " r"]) -> Carry:
+        return jnp.zeros_like(positive), jnp.zeros_like(positive)  # sum; number above the margin
+
+    def fold(
+        self,
+        carry: Carry,
+        scores: Float[Array, "r c"],
+        positive: Float[Array, " r"],
+        negative: Bool[Array, "r c"],
+    ) -> Carry:
+        cost = _hinge(self.margin, scores, positive, negative)
+        return carry[0] + cost.sum(axis=1), carry[1] + (cost > 0).sum(axis=1)
+
+    def losses(self, carry: Carry, positive: Float[Array, " r"]) -> Float[Array, " r"]:
+        return carry[0]
+
+    def slopes(
+        self,
+        carry: Carry,
+        scores: Float[Array, "r c"],
+        positive: Float[Array, " r"],
+        negative: Bool[Array, "r c"],
+    ) -> Float[Array, "r c"]:
+        return (_hinge(self.margin, scores, positive, negative) > 0).astype(scores.dtype)
+
+    def positive_slopes(self, carry: Carry, positive: Float[Array, " r"]) -> Float[Array, " r"]:
+        return -carry[1]
 
 
 @dataclass(frozen=True)
@@ -73,117 +116,212 @@ class HardestHinge:
     """
 
     margin: float = 0.2
+    both = True
 
-    def per_example(
-        self, scores: Float[Array, "B B"], negative: Bool[Array, "B B"]
-    ) -> Float[Array, " B"]:
-        row, column = _hinges(scores, negative, self.margin)
-        return row.max(axis=1) + column.max(axis=0)
+    def start(self, positive: Float[Array, " r"]) -> Carry:
+        return jnp.zeros_like(positive), jnp.zeros_like(positive)  # largest cost; how many have it
+
+    def fold(
+        self,
+        carry: Carry,
+        scores: Float[Array, "r c"],
+        positive: Float[Array, " r"],
+        negative: Bool[Array, "r c"],
+    ) -> Carry:
+        cost = _hinge(self.margin, scores, positive, negative)
+        most = jnp.maximum(carry[0], cost.max(axis=1))
+        here = ((cost == most[:, None]) & (cost > 0)).sum(axis=1)
+        return most, jnp.where(carry[0] == most, carry[1], 0) + here
+
+    def losses(self, carry: Carry, positive: Float[Array, " r"]) -> Float[Array, " r"]:
+        return carry[0]
+
+    def slopes(
+        self,
+        carry: Carry,
+        scores: Float[Array, "r c"],
+        positive: Float[Array, " r"],
+        negative: Bool[Array, "r c"],
+    ) -> Float[Array, "r c"]:
+        cost = _hinge(self.margin, scores, positive, negative)
+        hardest = (cost > 0) & (cost == carry[0][:, None])
+        return jnp.where(hardest, 1 / jnp.maximum(carry[1], 1)[:, None], 0)
+
+    def positive_slopes(self, carry: Carry, positive: Float[Array, " r"]) -> Float[Array, " r"]:
+        return -(carry[1] > 0).astype(positive.dtype)
+
+
+@dataclass(frozen=True)
+class Sigmoid:
+    """Each pair on its own: -log sigma(s) for positives, -log sigma(-s) for negatives.
+
+    SigLIP (Zhai et al., ICCV 2023), equation 1; its bias is part of the scores.
+    """
+
+    both = False
+
+    def start(self, positive: Float[Array, " r"]) -> Carry:
+        return (jax.nn.softplus(-positive),)
+
+    def fold(
+        self,
+        carry: Carry,
+        scores: Float[Array, "r c"],
+        positive: Float[Array, " r"],
+        negative: Bool[Array, "r c"],
+    ) -> Carry:
+        return (carry[0] + jnp.where(negative, jax.nn.softplus(scores), 0).sum(axis=1),)
+
+    def losses(self, carry: Carry, positive: Float[Array, " r"]) -> Float[Array, " r"]:
+        return carry[0]
+
+    def slopes(
+        self,
+        carry: Carry,
+        scores: Float[Array, "r c"],
+        positive: Float[Array, " r"],
+        negative: Bool[Array, "r c"],
+    ) -> Float[Array, "r c"]:
+        return jnp.where(negative, jax.nn.sigmoid(scores), 0)
+
+    def positive_slopes(self, carry: Carry, positive: Float[Array, " r"]) -> Float[Array, " r"]:
+        return -jax.nn.sigmoid(-positive)
+
+
+class PairSums(NamedTuple):
+    """Sums over the global batch, float32 scalars.
+
+    total: of the examples' losses.
+    weight: of their weights; the caller divides by it (mean) or does not (sum).
+    right: of the weights of rows whose own column scores higher than all negatives; a tie with n
+      of them counts 1 / (n + 1), the expectation under random order. No gradient.
+    """
+
+    total: Float[Array, ""]
+    weight: Float[Array, ""]
+    right: Float[Array, ""]
 
 
 def pair_term(
     rows: Float[Array, "B D"],
     columns: Float[Array, "B D"],
     *,
-    loss: PairLoss,
+    loss: Reduction,
     scale: Float[Array, ""] | float = 1.0,
+    bias: Float[Array, ""] | float = 0.0,
     keys: Int[Array, "B K"] | None = None,
     weights: Float[Array, " B"] | None = None,
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(sum of the examples' losses, sum of their weights) over the global batch, in float32.
+    tile: tuple[int, int] = (256, 256),
+) -> PairSums:
+    """The loss of every example against the global batch, summed.
 
-    The caller divides (mean) or does not (sum). An example's loss is the loss of its row plus the
-    loss of its column. Scores are `scale * rows @ columns.T`, accumulated in float32 for inputs of
-    any float type (float64 under x64).
+    An example's loss is the loss of its row plus the loss of its column. Scores are
+    `scale * rows @ columns.T + bias`, accumulated in float32 for inputs of any float type (float64
+    under x64).
 
     Args:
       rows, columns: embeddings of the two towers; row i's positive is column i.
-      loss: SoftmaxCE, SumHinge or HardestHinge.
+      loss: SoftmaxCE, SumHinge, HardestHinge or Sigmoid.
       scale: factor on the scores, > 0; 1 / temperature.
+      bias: added to them; only Sigmoid depends on it.
       keys: ids per example (photo, label set, ...). A pair i != j with the same id >= 0 in the
         same column of `keys` is no negative. An id below 0 means "has none" and equals nothing.
       weights: 1 for examples, 0 for padding, which is neither row nor column and weighs nothing,
         whatever its embeddings hold (NaN included).
+      tile: rows and columns of the scores that exist at a time, on each device.
 
-    An example without any negative (batch of one, all keys equal) has loss 0 and gradient 0; an
-    all-padding batch gives (0, 0). A NaN in the embedding of a real example makes the sum NaN.
+    An example without any negative (batch of one, all keys equal) has loss 0 and gradient 0, but
+    for Sigmoid, which judges the positive too; an all-padding batch gives zeros. A NaN in the
+    embedding of a real example makes the total NaN, and no example with that negative right.
     """
-    scores = scale * _similarities(rows, columns, weights)  # [B, B]
-    scores = constrain(scores, "batch", None)
-    losses = loss.per_example(scores, _negatives(scores, keys, weights))  # [B]
-    if weights is None:
-        return losses.sum(), jnp.full((), losses.shape[0], losses.dtype)
-    weights = weights.astype(losses.dtype)
-    # where, and not only the product: 0 * inf would poison the sum.
-    return (jnp.where(weights > 0, losses, 0) * weights).sum(), weights.sum()
-
-
-def pair_accuracy(
-    rows: Float[Array, "B D"],
-    columns: Float[Array, "B D"],
-    *,
-    keys: Int[Array, "B K"] | None = None,
-    weights: Float[Array, " B"] | None = None,
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """(sum, weight) of "the row's own column scores highest", among its negatives in the batch.
-
-    Arguments as in `pair_term`; beside it in one `jit` the scores are computed once. A tie between
-    the positive and n negatives counts 1 / (n + 1), the expectation under random order. A NaN among
-    a row's scores counts as a miss.
-    """
-    scores = constrain(_similarities(rows, columns, weights), "batch", None)  # [B, B]
-    negative = _negatives(scores, keys, weights)
-    positive = _diagonal(scores)[:, None]
-    # "not <=" and not ">": a NaN must never look like a win.
-    beaten = (negative & ~(scores <= positive)).any(axis=1)
-    ties = (negative & (scores == positive)).sum(axis=1)
-    credit = jnp.where(beaten | jnp.isnan(positive[:, 0]), 0.0, 1.0 / (1 + ties))
-    weights = jnp.ones_like(credit) if weights is None else weights.astype(credit.dtype)
-    return (credit * weights).sum(), weights.sum()
-
-
-def _similarities(
-    rows: Float[Array, "B D"], columns: Float[Array, "B D"], weights: Float[Array, " B"] | None
-) -> Float[Array, "B B"]:
-    if weights is not None:
-        # Not only masked later: 0 * NaN in the backward product would reach real rows.
-        real = (weights > 0)[:, None]
-        rows, columns = jnp.where(real, rows, 0), jnp.where(real, columns, 0)
+    real = jnp.ones(rows.shape[0], bool) if weights is None else weights > 0
+    # Not only masked later: 0 * NaN in the backward product would reach real rows.
+    rows, columns = (jnp.where(real[:, None], x, 0) for x in (rows, columns))
+    if keys is None:
+        keys = jnp.zeros((rows.shape[0], 0), jnp.int32)
     dtype = jnp.promote_types(jnp.result_type(rows, columns), jnp.float32)
+    # One value per row, so that the sum of their gradients is made outside of the ring.
+    scales, biases = (jnp.broadcast_to(jnp.asarray(x, dtype), real.shape) for x in (scale, bias))
+    pairs = Pairs(Counted(loss), _scores, _own_scores, tile)
+    losses, carry = pairs(
+        {"x": rows, "scale": scales, "bias": biases}, {"x": columns}, {"real": real, "keys": keys}
+    )  # [B]
+    weights = real.astype(dtype) if weights is None else weights.astype(dtype)
+    beaten, ties = carry[-2:]
+    credit = jnp.where(beaten > 0, 0, 1 / (1 + ties))
+    # where, and not only the product: 0 * inf would poison the sum.
+    total = (jnp.where(real, losses, 0) * weights).sum()
+    return PairSums(total, weights.sum(), jax.lax.stop_gradient(credit * weights).sum())
+
+
+@dataclass(frozen=True)
+class Counted:
+    """A loss that also counts the negatives above and level with the positive."""
+
+    loss: Reduction
+
+    @property
+    def both(self) -> bool:
+        return self.loss.both
+
+    def start(self, positive: Float[Array, " r"]) -> Carry:
+        # A positive that is no number is beaten from the start.
+        return (
+            *self.loss.start(positive),
+            jnp.isnan(positive).astype(positive.dtype),
+            jnp.zeros_like(positive),
+        )
+
+    def fold(
+        self,
+        carry: Carry,
+        scores: Float[Array, "r c"],
+        positive: Float[Array, " r"],
+        negative: Bool[Array, "r c"],
+    ) -> Carry:
+        *kept, beaten, ties = carry
+        own = positive[:, None]
+        # "not <=" and not ">": a NaN must never look like a win.
+        beaten += (negative & ~(scores <= own)).sum(axis=1)
+        ties += (negative & (scores == own)).sum(axis=1)
+        return (*self.loss.fold(tuple(kept), scores, positive, negative), beaten, ties)
+
+    def losses(self, carry: Carry, positive: Float[Array, " r"]) -> Float[Array, " r"]:
+        return self.loss.losses(carry[:-2], positive)
+
+    def slopes(
+        self,
+        carry: Carry,
+        scores: Float[Array, "r c"],
+        positive: Float[Array, " r"],
+        negative: Bool[Array, "r c"],
+    ) -> Float[Array, "r c"]:
+        return self.loss.slopes(carry[:-2], scores, positive, negative)
+
+    def positive_slopes(self, carry: Carry, positive: Float[Array, " r"]) -> Float[Array, " r"]:
+        return self.loss.positive_slopes(carry[:-2], positive)
+
+
+def _hinge(
+    margin: float,
+    scores: Float[Array, "r c"],
+    positive: Float[Array, " r"],
+    negative: Bool[Array, "r c"],
+) -> Float[Array, "r c"]:
+    return jnp.where(negative, jax.nn.relu(margin - positive[:, None] + scores), 0)
+
+
+def _scores(rows: Any, columns: Any) -> Float[Array, "r c"]:
+    """A tile of the scores."""
+    x, y = rows["x"], columns["x"]
+    dtype = jnp.promote_types(jnp.result_type(x, y), jnp.float32)
     # "highest" keeps float32 inputs float32 on a TPU; for bfloat16 inputs it changes nothing.
-    return jnp.einsum("id,jd->ij", rows, columns, precision="highest", preferred_element_type=dtype)
+    found = jnp.einsum("id,jd->ij", x, y, precision="highest", preferred_element_type=dtype)
+    return rows["scale"][:, None] * found + rows["bias"][:, None]
 
 
-def _negatives(
-    scores: Float[Array, "B B"],
-    keys: Int[Array, "B K"] | None,
-    weights: Float[Array, " B"] | None,
-) -> Bool[Array, "B B"]:
-    negative = ~_eye(scores)
-    if weights is not None:
-        real = weights > 0
-        negative &= real[:, None] & real[None, :]
-    if keys is not None:
-        for k in range(keys.shape[1]):  # column by column: never a [B, B, K] array
-            key = keys[:, k]
-            negative &= (key[:, None] != key[None, :]) | (key < 0)[:, None]
-    return negative
-
-
-def _hinges(
-    scores: Float[Array, "B B"], negative: Bool[Array, "B B"], margin: float
-) -> tuple[Float[Array, "B B"], Float[Array, "B B"]]:
-    positive = _diagonal(scores)
-    row = jnp.where(negative, jax.nn.relu(margin - positive[:, None] + scores), 0)
-    column = jnp.where(negative, jax.nn.relu(margin - positive[None, :] + scores), 0)
-    return row, column
-
-
-def _diagonal(scores: Float[Array, "B B"]) -> Float[Array, " B"]:
-    # A masked sum stays on the shard that holds the row, where jnp.diagonal would gather; and it is
-    # the very number in the matrix, so that a lone example's loss is exactly 0.
-    return jnp.where(_eye(scores), scores, 0).sum(axis=1)
-
-
-def _eye(scores: Float[Array, "B B"]) -> Bool[Array, "B B"]:
-    return jnp.eye(scores.shape[0], dtype=bool)
+def _own_scores(rows: Any, columns: Any) -> Float[Array, " r"]:
+    """The diagonal: each row with its own column."""
+    x, y = rows["x"], columns["x"]
+    dtype = jnp.promote_types(jnp.result_type(x, y), jnp.float32)
+    return rows["scale"] * (x.astype(dtype) * y.astype(dtype)).sum(axis=-1) + rows["bias"]

@@ -33,6 +33,8 @@ class DualEncoderConfig:
       layer, the towers' own width (not with pixels).
     logit_scale: factor on the cosine of the two vectors; its first value when it is learned.
     learn_scale: whether it is learned (as its logarithm, capped at ln 100 as CLIP does).
+    logit_bias: first value of a learned number that is added to the scaled cosine (SigLIP); None:
+      nothing is.
     """
 
     query: TransformerConfig
@@ -43,6 +45,7 @@ class DualEncoderConfig:
     joint_dim: int | None = 512
     logit_scale: float = 1.0
     learn_scale: bool = False
+    logit_bias: float | None = None
 
     def __post_init__(self):
         if self.labels is None and self.image is None:
@@ -74,13 +77,17 @@ class DualEncoder(nn.Module):
         if config.learn_scale:
             start = jnp.log(jnp.float32(config.logit_scale))
             self.log_scale = self.param("log_scale", lambda _: start)
+        if config.logit_bias is not None:
+            first = jnp.float32(config.logit_bias)
+            self.logit_bias = self.param("logit_bias", lambda _: first)
 
     def __call__(self, batch: Any, *, train: bool) -> dict[str, Array]:
-        """Outputs "query" and "photo", float32 [B, D], and "scale", a scalar."""
+        """Outputs "query" and "photo", float32 [B, D], and "scale" and "bias", scalars."""
         return {
             "query": self.embed_query(batch, train=train),
             "photo": self.embed_photo(batch, train=train),
             "scale": self._scale(),
+            "bias": jnp.float32(0) if self.config.logit_bias is None else self.logit_bias,
         }
 
     def embed_query(self, batch: Any, *, train: bool = False) -> Float[Array, "B D"]:

@@ -25,7 +25,7 @@ from mmjax.data.splits import Split
 from mmjax.errors import UserError
 from mmjax.evaluators import Predict
 from mmjax.losses.objective import Objective, PairTerm
-from mmjax.losses.pairwise import HardestHinge, SoftmaxCE, SumHinge
+from mmjax.losses.pairwise import HardestHinge, Sigmoid, SoftmaxCE, SumHinge
 from mmjax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from mmjax.pretrained.loading import load_transformer
 from mmjax.pretrained.resnet import load_resnet
@@ -52,7 +52,7 @@ class ModelOptions:
       shared: one tower for dialogue and labels.
       batch_norm, batch_norm_group: of the image tower: "global" normalises by the statistics of
         the whole batch, "groups" by those of that many rows, "frozen" by the running ones.
-      pooling, joint_dim, logit_scale, learn_scale: see `DualEncoderConfig`.
+      pooling, joint_dim, logit_scale, learn_scale, logit_bias: see `DualEncoderConfig`.
       vocab_size: of the SentencePiece vocabulary that is trained on the training dialogues when
         there is no `weights` folder.
       dropout: of the text towers, everywhere in them; None: as the preset.
@@ -74,6 +74,7 @@ class ModelOptions:
     joint_dim: int | None = limited(512, low=1)
     logit_scale: float = limited(1.0, above=0)
     learn_scale: bool = False
+    logit_bias: float | None = None
     vocab_size: int = limited(8000, low=1)
     dropout: float | None = limited(None, low=0, high=1)
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -224,6 +225,7 @@ class RetrievalTask(RetrievalText):
                 joint_dim=model.joint_dim,
                 logit_scale=model.logit_scale,
                 learn_scale=model.learn_scale,
+                logit_bias=model.logit_bias,
             )
         )
 
@@ -247,6 +249,7 @@ class RetrievalTask(RetrievalText):
             "ce": SoftmaxCE(),
             "sh": SumHinge(options.margin),
             "mh": HardestHinge(options.margin),
+            "sigmoid": Sigmoid(),
         }[options.loss]
         return Objective(
             [
@@ -255,6 +258,7 @@ class RetrievalTask(RetrievalText):
                     rows="query",
                     columns="photo",
                     scale="scale",
+                    bias="bias",
                     loss=loss,
                     reduction=options.reduction,
                 )

@@ -37,7 +37,8 @@ class RetrievalOptions:
       query_max_length, label_max_length: tokens, with [CLS] and [SEP].
       keep: which end of a query that is too long is kept.
       label_separator: between the labels of a photo.
-      loss: "ce" (both directions, summed), "sh" (sum of hinges), "mh" (hardest hinge).
+      loss: "ce" (softmax in both directions, summed), "sh" (sum of hinges), "mh" (hardest hinge),
+        "sigmoid" (each pair on its own, as SigLIP; wants a logit_bias and a learned scale).
       margin: of the hinges.
       reduction: over the batch; VSE++ sums.
       mask_equal_labels: photos with equal labels are no negatives of each other where labels are
@@ -53,7 +54,7 @@ class RetrievalOptions:
     label_max_length: int = limited(128, low=3)
     keep: Literal["end", "start"] = "end"
     label_separator: str = ", "
-    loss: Literal["ce", "sh", "mh"] = "ce"
+    loss: Literal["ce", "sh", "mh", "sigmoid"] = "ce"
     margin: float = limited(0.2, low=0)
     reduction: Literal["mean", "sum"] = "mean"
     mask_equal_labels: bool = True

@@ -39,7 +39,7 @@ class Pieces:
     """The demo, shrunk."""
 
     def __init__(self, folder):
-        config = get_config("demo")
+        config = get_config("demo,model=de_label")  # convolutions: test_resnet_sharding
         config.model.vocab_size = 400
         config.task.query_max_length = 32
         config.train.global_batch_size = BATCH

@@ -11,13 +11,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from mmjax.observe.metrics_log import read_metrics
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = (
     "--config=configs/retrieval.py:demo",
-    "--config.data.dataset=dialogue_folder",
+    "--config.data.dataset=photo_folder",
+    "--config.task.image.size=16",
+    "--config.task.image.mirror=True",
+    "--config.task.image.augment=crop",
     "--config.observe.tensorboard=False",
     "--config.observe.log_every_steps=1",
     "--config.model.vocab_size=400",
@@ -50,7 +54,7 @@ def dialogue(number: int) -> str:
     labels = sorted(rng.choice(WORDS, 2, replace=False))
     turns = [
         {"speaker": 0, "text": f"look at the {said}"},
-        {"speaker": 0, "photos": [{"id": f"p{number}", "labels": labels}]},
+        {"speaker": 0, "photos": [{"file_name": f"{number}.png", "labels": labels}]},
     ]
     return json.dumps({"turns": turns})
 
@@ -60,8 +64,11 @@ def folder(tmp_path_factory):
     """Splits whose last evaluation batch is padded, one process having nothing of it."""
     folder = tmp_path_factory.mktemp("dialogues")
     for split, first, count in (("train", 0, 40), ("dev", 100, 18), ("test", 200, 9)):
-        lines = (dialogue(number) for number in range(first, first + count))
-        (folder / f"{split}.jsonl").write_text("\n".join(lines))
+        numbers = range(first, first + count)
+        (folder / f"{split}.jsonl").write_text("\n".join(map(dialogue, numbers)))
+        for number in numbers:
+            pixels = np.random.default_rng(number).integers(0, 256, (24, 20, 3), np.uint8)
+            Image.fromarray(pixels).save(folder / f"{number}.png")
     return folder
 
 
@@ -69,7 +76,7 @@ def start(folder: Path, workdir: Path, mode: str, **environment: str) -> subproc
     command = [
         *(sys.executable, "-m", "mmjax.main", *RUN, f"--workdir={workdir}"),
         *(f"--distributed={mode}", f"--config.data.manual_dir={folder}"),
-        f"--config.data.data_dir={folder / 'prepared'}",
+        f"--config.data.data_dir={folder.parent / 'prepared'}",
     ]
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", **environment}
     return subprocess.Popen(command, cwd=ROOT, env=environment, stderr=subprocess.PIPE, text=True)

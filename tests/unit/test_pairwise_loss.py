@@ -11,66 +11,23 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmjax.losses.pairwise import HardestHinge, SoftmaxCE, SumHinge, pair_accuracy, pair_term
+from mmjax.losses.pairwise import HardestHinge, Sigmoid, SoftmaxCE, SumHinge, pair_term
+from tests.pair_oracle import oracle, random_case
 
-LOSSES = [SoftmaxCE(), SumHinge(0.2), HardestHinge(0.2)]
+LOSSES = [SoftmaxCE(), SumHinge(0.2), HardestHinge(0.2), Sigmoid()]
 by_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda x: type(x).__name__)
 
 
-def oracle(rows, columns, loss, scale, keys, weights):
-    """Float64 loops: value, gradients by rows, columns and scale (analytic, pair by pair)."""
-    B = len(rows)
-    rows, columns = rows.astype(np.float64), columns.astype(np.float64)
-    real = [i for i in range(B) if weights[i] > 0]
-    similarity = rows @ columns.T
-
-    def is_negative(i, j):
-        if i == j:
-            return False
-        return not any(keys[i, k] == keys[j, k] and keys[i, k] >= 0 for k in range(keys.shape[1]))
-
-    total = 0.0
-    slope = np.zeros((B, B))  # d total / d score(i, j)
-    for i in real:
-        for flip in (False, True):  # row i against columns, then column i against rows
-            own = scale * similarity[i, i]
-            others = [j for j in real if (is_negative(j, i) if flip else is_negative(i, j))]
-            places = [(j, i) if flip else (i, j) for j in others]
-            scores = [scale * similarity[p] for p in places]
-            if isinstance(loss, SoftmaxCE):
-                exponents = np.exp(np.array([own, *scores]))
-                total += np.log(exponents.sum()) - own
-                for p, share in zip([(i, i), *places], exponents / exponents.sum(), strict=True):
-                    slope[p] += share
-                slope[i, i] -= 1
-                continue
-            costs = [loss.margin - own + s for s in scores]
-            if isinstance(loss, HardestHinge) and costs:
-                hardest = int(np.argmax(costs))
-                places, costs = [places[hardest]], [costs[hardest]]
-            for p, cost in zip(places, costs, strict=True):
-                if cost > 0:
-                    total += cost
-                    slope[p] += 1
-                    slope[i, i] -= 1
-    d_scale = (slope * similarity).sum()
-    return total, scale * slope @ columns, scale * slope.T @ rows, d_scale
-
-
-def random_case(seed, B=8, D=5, duplicates=True, padding=True):
-    rng = np.random.default_rng(seed)
-    rows, columns = rng.normal(size=(2, B, D))
-    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
-    columns /= np.linalg.norm(columns, axis=1, keepdims=True)
-    keys = rng.integers(-1, B, size=(B, 2)) if duplicates else -np.ones((B, 2))
-    weights = (rng.random(B) < 0.8) if padding else np.ones(B)
-    return rows, columns, keys.astype(np.int32), weights.astype(np.float32)
+def pair_accuracy(rows, columns, **options):
+    sums = pair_term(rows, columns, loss=SoftmaxCE(), **options)
+    return sums.right, sums.weight
 
 
 @functools.partial(jax.jit, static_argnames="loss")
 def value_and_gradients(rows, columns, scale, keys, weights, loss):
     def term(rows, columns, scale):
-        return pair_term(rows, columns, loss=loss, scale=scale, keys=keys, weights=weights)
+        sums = pair_term(rows, columns, loss=loss, scale=scale, keys=keys, weights=weights)
+        return sums.total, sums.weight
 
     return jax.value_and_grad(term, argnums=(0, 1, 2), has_aux=True)(rows, columns, scale)
 
@@ -122,7 +79,7 @@ def test_bfloat16_inputs_are_accumulated_in_float32(loss):
     rows, columns, keys, weights = random_case(1, B=16, D=256)
     low = [jnp.asarray(x, jnp.bfloat16) for x in (rows, columns)]
     exact = [np.asarray(x, np.float64) for x in low]
-    value, _ = pair_term(
+    value, *_ = pair_term(
         *low, loss=loss, scale=5.0, keys=jnp.asarray(keys), weights=jnp.asarray(weights)
     )
     assert value.dtype == jnp.float32
@@ -162,6 +119,11 @@ def test_without_negatives_loss_and_gradient_are_zero(loss, case):
     (value, weight), gradients = value_and_gradients(
         *[np.float32(x) for x in (rows, columns, 2.0)], keys, np.float32(weights), loss
     )
+    if isinstance(loss, Sigmoid):  # it judges the positives too
+        similarity = (rows * columns).sum(axis=1)
+        alone = np.log1p(np.exp(-2.0 * similarity)) * weights
+        assert float(value) == pytest.approx(alone.sum(), rel=1e-5)
+        return
     assert float(value) == 0 and float(weight) == weights.sum()
     for gradient in gradients:
         np.testing.assert_array_equal(gradient, 0)
@@ -171,18 +133,18 @@ def test_without_negatives_loss_and_gradient_are_zero(loss, case):
 def test_nan_in_a_real_example_shows_in_the_sum(loss):
     rows, columns, _, _ = random_case(4)
     rows[2, 0] = np.nan
-    value, _ = pair_term(jnp.asarray(rows), jnp.asarray(columns), loss=loss)
+    value, *_ = pair_term(jnp.asarray(rows), jnp.asarray(columns), loss=loss)
     assert np.isnan(value)
 
 
 def test_keys_are_compared_column_by_column_and_negative_ids_equal_nothing():
     rows = columns = jnp.eye(4)
-    none, _ = pair_term(rows, columns, loss=SumHinge(1.5))
-    absent, _ = pair_term(rows, columns, loss=SumHinge(1.5), keys=jnp.full((4, 2), -1))
-    crossed, _ = pair_term(
+    none, *_ = pair_term(rows, columns, loss=SumHinge(1.5))
+    absent, *_ = pair_term(rows, columns, loss=SumHinge(1.5), keys=jnp.full((4, 2), -1))
+    crossed, *_ = pair_term(
         rows, columns, loss=SumHinge(1.5), keys=jnp.array([[1, 2], [2, 1], [3, 4], [5, 6]])
     )
-    shared, _ = pair_term(
+    shared, *_ = pair_term(
         rows, columns, loss=SumHinge(1.5), keys=jnp.array([[1, 7], [2, 7], [3, 4], [5, 6]])
     )
     # Twelve ordered pairs, two directions, 0.5 each; one shared key takes two pairs out.

@@ -179,7 +179,9 @@ def test_photos_with_the_same_pixels_are_no_negatives_of_each_other(fitted):
     rng = np.random.default_rng(1)
     rows, columns = rng.normal(size=(2, 4, 8))
     outputs = {"query": jnp.asarray(rows, jnp.float32), "photo": jnp.asarray(columns, jnp.float32)}
-    found, _ = made.objective()(outputs | {"scale": jnp.float32(2.0)}, batch)
+    found, _ = made.objective()(
+        outputs | {"scale": jnp.float32(2.0), "bias": jnp.float32(0)}, batch
+    )
     scores, want = 2.0 * rows @ columns.T, 0.0
     others = [[0, 2, 3], [1, 2, 3], [0, 1, 2, 3], [0, 1, 2, 3]]
     for i in range(4):

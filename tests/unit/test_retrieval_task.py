@@ -205,7 +205,9 @@ def test_equal_photos_are_no_negatives_nor_equal_labels_where_asked(fitted, mask
     rng = np.random.default_rng(1)
     rows, columns = rng.normal(size=(2, 6, 8))
     outputs = {"query": jnp.asarray(rows, jnp.float32), "photo": jnp.asarray(columns, jnp.float32)}
-    found, values = made.objective()(outputs | {"scale": jnp.float32(2.0)}, batch)
+    found, values = made.objective()(
+        outputs | {"scale": jnp.float32(2.0), "bias": jnp.float32(0)}, batch
+    )
 
     scores = 2.0 * rows @ columns.T
     want = 0.0
@@ -230,7 +232,9 @@ def test_the_hinges_are_the_papers(fitted, loss, want, reduction):
     rng = np.random.default_rng(1)
     rows, columns = rng.normal(size=(2, 6, 8)) / 3
     outputs = {"query": jnp.asarray(rows, jnp.float32), "photo": jnp.asarray(columns, jnp.float32)}
-    found, _ = made.objective()(outputs | {"scale": jnp.float32(1.0)}, batch)
+    found, _ = made.objective()(
+        outputs | {"scale": jnp.float32(1.0), "bias": jnp.float32(0)}, batch
+    )
     scores, total = rows @ columns.T, 0.0
     for i in range(4):
         for of in (scores, scores.T):
