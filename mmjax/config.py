@@ -50,6 +50,9 @@ class TrainOptions:
 
     Attributes:
       global_batch_size: examples per step over all devices of all processes.
+      micro_batch_size: of these, how many go through the model at a time; None: all. The losses
+        over all pairs still see the whole batch (cached gradients), and the memory is that of a
+        part; the model runs forward twice. Dropout draws anew for every part.
       total_steps, total_epochs, total_examples: length of the run; 0 scores the first state.
       max_skipped_steps: consecutive steps with a non-finite loss or gradient (each leaves the
         state untouched) after which the run stops.
@@ -58,6 +61,7 @@ class TrainOptions:
     """
 
     global_batch_size: int = limited(128, low=1)
+    micro_batch_size: int | None = limited(None, low=1)
     total_steps: int | None = operational(None)
     total_epochs: float | None = operational(None)
     total_examples: int | None = operational(None)

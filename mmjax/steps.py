@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmjax.losses.objective import Objective
+from mmjax.parallel.rules import constrain
 from mmjax.train_state import TrainState
 
 TrainStep = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]
@@ -22,6 +24,7 @@ def make_train_step(
     tx: optax.GradientTransformation,
     abstract: TrainState,
     *,
+    micro_batch_size: int | None = None,
     ema_decay: float | None = None,
     schedule: Callable[[Any], jax.Array] | None = None,
 ) -> TrainStep:
@@ -31,25 +34,20 @@ def make_train_step(
     compiled program, so that a poisoned state can never exist; `metrics["skipped"]` is 1 then,
     and only `step` moves on (the same batch with the same key would fail again).
 
+    Args:
+      micro_batch_size: examples that go through the model at a time, over all devices; None: all.
+        See `_in_parts`.
+
     `metrics`: float32 scalars: the objective's values, "grad_norm" (before clipping),
     "learning_rate", "skipped".
     """
+    gradients = functools.partial(_at_once, module, objective)
+    if micro_batch_size is not None:
+        gradients = functools.partial(_in_parts, module, objective, micro_batch_size)
 
     def train_step(state: TrainState, batch: Any):
         key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-
-        def loss_fn(params):
-            outputs, mutated = module.apply(
-                {"params": params, **state.variables},
-                batch,
-                train=True,
-                rngs={"dropout": key},
-                mutable=list(state.variables),
-            )
-            loss, values = objective(outputs, batch)
-            return loss, (values, dict(mutated))
-
-        grads, (values, variables) = jax.grad(loss_fn, has_aux=True)(state.params)
+        grads, values, variables = gradients(state.params, state.variables, batch, key)
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
@@ -71,6 +69,75 @@ def make_train_step(
 
     placed = jax.tree.map(lambda x: x.sharding, abstract)
     return jax.jit(train_step, donate_argnums=0, out_shardings=(placed, None))
+
+
+def _at_once(
+    module: Any, objective: Objective, params: Any, variables: Any, batch: Any, key: jax.Array
+) -> tuple[Any, dict[str, jax.Array], Any]:
+    """(gradients, the objective's values, the model's other variables after the step)."""
+
+    def loss_fn(params):
+        outputs, mutated = module.apply(
+            {"params": params, **variables},
+            batch,
+            train=True,
+            rngs={"dropout": key},
+            mutable=list(variables),
+        )
+        loss, values = objective(outputs, batch)
+        return loss, (values, dict(mutated))
+
+    grads, (values, variables) = jax.grad(loss_fn, has_aux=True)(params)
+    return grads, values, variables
+
+
+def _in_parts(
+    module: Any,
+    objective: Objective,
+    size: int,
+    params: Any,
+    variables: Any,
+    batch: Any,
+    key: jax.Array,
+) -> tuple[Any, dict[str, jax.Array], Any]:
+    """As `_at_once`, with the memory of a part of the batch and the outputs of all of it.
+
+    Cached gradients (Gao et al., 2021): the outputs of all parts without keeping what led to them,
+    the objective's gradient by these outputs, then each part once more, with the same random draws,
+    to carry its share on to the parameters. So an objective over all pairs sees the whole batch.
+    What the model gives must be arrays [B, ...] of the examples, or scalars that depend on the
+    parameters alone; and an example's outputs must not depend on the other examples.
+    """
+    B = jax.tree.leaves(batch)[0].shape[0]
+    parts = B // size
+
+    def cut(x: jax.Array) -> jax.Array:
+        # Every parts-th row: each device cuts its own rows, and nothing moves between devices.
+        x = jnp.swapaxes(x.reshape(size, parts, *x.shape[1:]), 0, 1)
+        return constrain(x, None, "batch", *[None] * (x.ndim - 2))
+
+    def join(x: jax.Array) -> jax.Array:
+        return jnp.swapaxes(x, 0, 1).reshape(B, *x.shape[2:])
+
+    def apply(params: Any, part: Any, number: jax.Array) -> Any:
+        rngs = {"dropout": jax.random.fold_in(key, number)}
+        return module.apply({"params": params, **variables}, part, train=True, rngs=rngs)
+
+    numbered = (jax.tree.map(cut, batch), jnp.arange(parts))
+    _, outputs = jax.lax.scan(lambda _, part: (None, apply(params, *part)), None, numbered)
+    outputs = jax.tree.map(lambda x: x[0] if x.ndim == 1 else join(x), outputs)
+    slopes, values = jax.grad(lambda outputs: objective(outputs, batch), has_aux=True)(outputs)
+    # A scalar's slope is shared out: each part adds the whole path from it to the parameters.
+    slopes = jax.tree.map(lambda x: jnp.full(parts, x / parts) if x.ndim == 0 else cut(x), slopes)
+
+    def carry_on(grads: Any, part: Any) -> tuple[Any, None]:
+        (rows, number), slope = part
+        _, back = jax.vjp(lambda params: apply(params, rows, number), params)
+        return jax.tree.map(jnp.add, grads, back(slope)[0]), None
+
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    grads, _ = jax.lax.scan(carry_on, zeros, (numbered, slopes))
+    return grads, values, variables
 
 
 def _updates_made(opt_state: Any) -> jax.Array:

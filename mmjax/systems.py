@@ -162,6 +162,24 @@ class NetworkSystem:
             near = config_lib.suggestion(options.metric, names)
             raise UserError(f"config.eval.metric={options.metric!r} is no metric{near}.")
         process_rows(self._mesh, options.batch_size)
+        self._check_micro_batch()
+
+    def _check_micro_batch(self) -> None:
+        options = self._options["train"]
+        if (size := options.micro_batch_size) is None:
+            return
+        process_rows(self._mesh, size)
+        if options.global_batch_size % size:
+            raise UserError(
+                f"config.train.global_batch_size={options.global_batch_size} is no multiple of "
+                f"config.train.micro_batch_size={size}."
+            )
+        if not self._task.independent:
+            raise UserError(
+                "config.train.micro_batch_size needs a model in which examples do not act on each "
+                "other: batch statistics would be those of a part. Set "
+                "config.model.batch_norm=frozen, or leave micro_batch_size out."
+            )
 
     def _prepare(self, workdir: WorkDir, *, fit: bool) -> None:
         """What is fitted on training data: made once, read by every process and every start."""
@@ -243,6 +261,7 @@ class NetworkSystem:
                     self._task.objective(),
                     tx,
                     abstract,
+                    micro_batch_size=options["train"].micro_batch_size,
                     ema_decay=ema,
                     schedule=build_schedule(options["optim"], schedule.total),
                 ),

@@ -45,6 +45,11 @@ class Task(Featurizer, Protocol):
 
     photos = False
 
+    @property
+    def independent(self) -> bool:
+        """Whether the model's outputs for an example depend on that example alone."""
+        return True
+
     def fit(self, source: Source, folder: Any) -> None:
         """Makes what is fitted on training data (vocabularies, ...) and writes it to `folder`."""
 

@@ -105,6 +105,11 @@ class RetrievalTask(RetrievalText):
         closed = {"_weights": None, "_label_weights": None, "_image_weights": None}
         return {**self.__dict__, **closed}
 
+    @property
+    def independent(self) -> bool:
+        """Not where batch normalisation takes its statistics from the batch."""
+        return not self.photos or self.model.batch_norm == "frozen"
+
     # Data
 
     def fit(self, source: Source, folder: epath.PathLike) -> None:

@@ -28,7 +28,7 @@ ALLOWED = {
         *("losses", "metrics", "models", "parallel", "pretrained"),
     },
     "train_state": {"errors", "parallel"},
-    "steps": {"losses", "train_state"},
+    "steps": {"losses", "parallel", "train_state"},
 }
 
 
