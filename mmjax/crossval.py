@@ -11,10 +11,12 @@ and a permutation test of whether the recall could be chance, in `result.json`.
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import functools
 import hashlib
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from absl import app, flags
 
 from mmjax.errors import UserError
 from mmjax.evaluators import RetrievalEvaluator
@@ -31,34 +32,44 @@ from mmjax.metrics.permutation import permutation_test
 from mmjax.metrics.retrieval import RankCounts, RetrievalMetric, rank_counts_from_scores
 from mmjax.observe.environment import command_line
 
-_FOLDS = flags.DEFINE_integer("folds", 5, "Number of folds.", lower_bound=3)
-_WORKDIR = flags.DEFINE_string("workdir", None, "Where the runs live.", required=True)
-
 _EVERY_CANDIDATE = 1_000_000
 
 Fold = tuple[np.ndarray, np.ndarray]
 
 
-def main(argv: Sequence[str]) -> int:
+def run(argv: Sequence[str] | None = None) -> int:
+    """The command; returns its exit code, that of the first fold that failed where one did."""
+    parser = argparse.ArgumentParser(prog="mmjax.crossval", description=__doc__.splitlines()[0])
+    parser.add_argument("--folds", type=int, default=5, help="how many, at least 3")
+    parser.add_argument("--workdir", type=Path, required=True, help="where the runs live")
+    parser.add_argument("arguments", nargs="*", metavar="-- ...", help="as for mmjax.main")
+    given = parser.parse_args(argv)
+    try:
+        if given.folds < 3:
+            raise UserError("--folds must be at least 3: train, dev and test are different folds.")
+        return cross_validate(given.workdir, given.folds, given.arguments)
+    except UserError as error:
+        print(f"mmjax: {error}", file=sys.stderr)
+        return 2
+
+
+def cross_validate(workdir: Path, count: int, arguments: Sequence[str]) -> int:
     """Runs every fold and writes the pooled result; returns the exit code."""
-    workdir, arguments = Path(_WORKDIR.value), list(argv[1:])
     dataset = _dataset(arguments)
-    folds = []
-    for k in range(1, _FOLDS.value + 1):
-        folder = workdir / f"fold-{k}"
-        answers = folder / "predictions" / "test.jsonl"
-        if not answers.exists():
-            command = [
-                *(sys.executable, "-m", "mmjax.main", *arguments, f"--workdir={folder}"),
-                f"--config.data.dataset={dataset}/fold-{k}-of-{_FOLDS.value}",
-                "--config.eval.test=False",
-            ]
-            for more in ([], ["--mode=predict", "--split=test", f"--top={_EVERY_CANDIDATE}"]):
-                code = subprocess.run([*command, *more], check=False).returncode
-                if code:
-                    return code  # it has said why
-        folds.append(read_fold(answers))
-    runs = [workdir / f"fold-{k}" for k in range(1, _FOLDS.value + 1)]
+    runs = [workdir / f"fold-{k}" for k in range(1, count + 1)]
+    if others := sorted(set(workdir.glob("fold-*")) - set(runs)):
+        raise UserError(f"{others[0]} is of another number of folds: choose another --workdir.")
+    for k, folder in enumerate(runs, start=1):
+        command = [
+            *(sys.executable, "-m", "mmjax.main", *arguments, f"--workdir={folder}"),
+            f"--config.data.dataset={dataset}/fold-{k}-of-{count}",
+            "--config.eval.test=False",
+        ]
+        # A finished fold is run again too: that takes seconds, and says whether it is the same run.
+        for more in ([], ["--mode=predict", "--split=test", f"--top={_EVERY_CANDIDATE}"]):
+            if code := _call([*command, *more]):
+                return code  # it has said why
+    folds = [read_fold(_answers(folder)) for folder in runs]
     result = pooled(folds)
     queries = sum(result["cross_validation"]["queries"])
     result |= _provenance(workdir, dataset, runs, queries)
@@ -69,22 +80,51 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
+def _call(command: Sequence[str]) -> int:
+    """Runs a command to its end; a request to stop goes to it, and it saves its state."""
+    process = subprocess.Popen(command)
+
+    def pass_on(number: int, frame: Any) -> None:
+        # Ctrl-C at a terminal reaches the whole group: the child has it already.
+        if number != signal.SIGINT:
+            process.send_signal(number)
+
+    before = {n: signal.signal(n, pass_on) for n in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        code = process.wait()
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    return 128 - code if code < 0 else code
+
+
+def _answers(folder: Path) -> Path:
+    found = sorted((folder / "predictions").glob("test*.jsonl"))
+    return found[-1] if found else folder / "predictions" / "test.jsonl"
+
+
 def read_fold(answers: Path) -> Fold:
     """Scores [Q, P] and each query's own photo [Q], from what `--mode=predict` wrote.
 
     Raises:
-      UserError: the file does not hold a score for every candidate.
+      UserError: the file is damaged, or does not hold a score for every candidate.
     """
-    rows = [json.loads(line) for line in answers.read_text().splitlines()]
-    photos = sorted({found["photo"] for row in rows for found in row["top"]})
-    number = {name: p for p, name in enumerate(photos)}
-    scores = np.full((len(rows), len(photos)), np.nan)
-    for q, row in enumerate(rows):
-        for found in row["top"]:
-            scores[q, number[found["photo"]]] = found["score"]
+    try:
+        rows = [json.loads(line) for line in answers.read_text().splitlines()]
+        photos = sorted({found["photo"] for row in rows for found in row["top"]})
+        number = {name: p for p, name in enumerate(photos)}
+        scores = np.full((len(rows), len(photos)), np.nan)
+        for q, row in enumerate(rows):
+            for found in row["top"]:
+                scores[q, number[found["photo"]]] = found["score"]
+        gold = np.array([number[row["photo"]] for row in rows])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{answers} cannot be read ({error}): run the same command again."
+        ) from error
     if np.isnan(scores).any():
         raise UserError(f"{answers} does not hold every candidate: delete it and run again.")
-    return scores, np.array([number[row["photo"]] for row in rows])
+    return scores, gold
 
 
 def pooled(folds: Sequence[Fold], ks: Sequence[int] = (1, 5, 10)) -> dict[str, Any]:
@@ -126,7 +166,7 @@ def _provenance(workdir: Path, dataset: str, runs: Sequence[Path], queries: int)
     return {key: results[0][key] for key in kept} | {
         "name": workdir.name,
         "label": f"{label}, {len(runs)} folds" + (f", {pixels} pixels" if pixels != "real" else ""),
-        "command": command_line(),
+        "command": command_line("mmjax.crossval"),
         "dataset": {
             "name": dataset,
             "fingerprint": hashlib.sha256(fingerprints.encode()).hexdigest(),
@@ -140,10 +180,11 @@ def _provenance(workdir: Path, dataset: str, runs: Sequence[Path], queries: int)
 
 def _dataset(arguments: Sequence[str]) -> str:
     """The dataset that the command line names, without a config of its own."""
-    configs = [a.partition("=")[2] for a in arguments if a.startswith("--config=")]
+    given = " ".join(arguments).replace("--config ", "--config=").split()
+    configs = [a.partition("=")[2] for a in given if a.startswith("--config=")]
     variant = configs[0].partition(":")[2] if configs else ""
     named = [v.partition("=")[2] for v in variant.split(",") if v.startswith("dataset=")]
-    named += [a.partition("=")[2] for a in arguments if a.startswith("--config.data.dataset=")]
+    named += [a.partition("=")[2] for a in given if a.startswith("--config.data.dataset=")]
     if not named or "/" in named[-1]:
         raise UserError(
             "name a dataset that has folds behind `--`, for instance "
@@ -152,13 +193,5 @@ def _dataset(arguments: Sequence[str]) -> str:
     return named[-1]
 
 
-def _guarded(argv: Sequence[str]) -> int:
-    try:
-        return main(argv)
-    except UserError as error:
-        print(f"mmjax: {error}", file=sys.stderr)
-        return 2
-
-
 if __name__ == "__main__":
-    app.run(lambda argv: sys.exit(_guarded(argv)))
+    sys.exit(run())

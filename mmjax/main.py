@@ -89,11 +89,15 @@ def main(argv: Sequence[str]) -> int:
         answers = system.predict(workdir, _SPLIT.value, _TOP.value)
         if _SPLIT.value == "test" and distributed.is_main():
             workdir.look_at_test("--mode=predict")
-        path = workdir.path / "predictions" / f"{_SPLIT.value}.jsonl"
+        pixels = config["data"]["pixels"]
+        name = _SPLIT.value if pixels == "real" else f"{_SPLIT.value}-{pixels}"
+        path = workdir.path / "predictions" / f"{name}.jsonl"
         if distributed.is_main():
             path.parent.mkdir(parents=True, exist_ok=True)
             lines = (json.dumps(answer, ensure_ascii=False) for answer in answers)
-            path.write_text("".join(f"{line}\n" for line in lines))
+            unfinished = path.with_suffix(".part")
+            unfinished.write_text("".join(f"{line}\n" for line in lines))
+            unfinished.replace(path)
             print(f"{len(answers)} answers in {path}")
             page = path.with_suffix(".html")
             system.page(page, _SPLIT.value, answers)

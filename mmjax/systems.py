@@ -162,6 +162,7 @@ class NetworkSystem:
             near = config_lib.suggestion(options.metric, names)
             raise UserError(f"config.eval.metric={options.metric!r} is no metric{near}.")
         process_rows(self._mesh, options.batch_size)
+        self._task.check_batch(self._options["train"].global_batch_size)
         self._check_micro_batch()
 
     def _check_micro_batch(self) -> None:
@@ -215,6 +216,7 @@ class NetworkSystem:
             return
         given = artifact_folder(parent_run)
         check_artifact(given)
+        self._task.check_vocabulary(given / "preprocessing")
         for file in sorted((given / "preprocessing").iterdir()):
             (folder / file.name).write_bytes(file.read_bytes())
 

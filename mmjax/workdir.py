@@ -78,7 +78,13 @@ class WorkDir:
           UserError: an identity key differs from the run that is here.
         """
         # Once: a kill while it is written again would leave a run that cannot be continued.
-        if not self.check(identity):
+        if (self.path / "checkpoints").exists():
+            found = self.check(identity)
+        else:  # a command that came to nothing, perhaps with a mistake in it, binds nobody
+            found = self._same(identity)
+            if not found:
+                (self.path / "preprocessing.ready").unlink(missing_ok=True)
+        if not found:
             text = json.dumps({"identity": dict(identity), "config": config}, indent=1)
             (self.path / "config.json").write_text(text)
 
@@ -110,6 +116,12 @@ class WorkDir:
                 "same values."
             )
         return True
+
+    def _same(self, identity: Mapping[str, Any]) -> bool:
+        try:
+            return self.check(identity)
+        except UserError:
+            return False
 
     def look_at_test(self, why: str) -> int:
         """Enters one look at a test split in the ledger; returns how many there have been."""

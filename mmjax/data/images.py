@@ -52,7 +52,8 @@ class ImageOptions:
         its area and 3:4 to 4:3 in shape (Inception's, VSE++).
       mirror: in training, half of the photos are mirrored.
       min_area: of the random part, as a share.
-      cached_mib: mebibytes of decoded photos kept in memory, by each process that decodes.
+      cached_mib: mebibytes of decoded photos kept in memory. Worker processes keep as much each,
+        as long as they live: one training, or one evaluation.
     """
 
     size: int = limited(224, low=8, high=2048)
@@ -129,7 +130,7 @@ def decode_image(data: bytes, *, shortest: int | None = None) -> Pixels:
             pixels = _decode_jpeg(data, shortest)
         if pixels is None:
             pixels = _to_rgb(image)
-        return np.ascontiguousarray(_upright(pixels, image.getexif().get(_ORIENTATION, 1)))
+        return np.ascontiguousarray(_upright(pixels, _orientation(image)))
     except BadImageError:
         raise
     except Exception as error:  # Pillow's decoders raise many kinds
@@ -152,6 +153,7 @@ def squash(image: Pixels, size: int) -> Pixels:
 
 def centre_crop(image: Pixels, size: int) -> Pixels:
     """The shorter side resized to 8/7 of `size` (256 for 224), and the middle of that."""
+    image = _without_far_ends(image)
     height, width = image.shape[:2]
     scaled = round(size * 8 / 7)
     longer = int(scaled * max(height, width) / min(height, width))
@@ -159,6 +161,16 @@ def centre_crop(image: Pixels, size: int) -> Pixels:
     resized = np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR))
     top, left = round((h - size) / 2), round((w - size) / 2)
     return np.ascontiguousarray(resized[top : top + size, left : left + size])
+
+
+def _without_far_ends(image: Pixels, longest: int = 8) -> Pixels:
+    """The middle of a photo that is more than `longest` times as long as it is wide.
+
+    Resized whole, only to be cut, a line of pixels would fill the memory.
+    """
+    sides = np.minimum(image.shape[:2], longest * min(image.shape[:2]))
+    top, left = (np.array(image.shape[:2]) - sides) // 2
+    return image[top : top + sides[0], left : left + sides[1]]
 
 
 def random_crop(
@@ -231,6 +243,13 @@ def _to_rgb(image: Image.Image) -> Pixels:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return np.asarray(image.convert("RGB"))
+
+
+def _orientation(image: Image.Image) -> int:
+    try:
+        return image.getexif().get(_ORIENTATION, 1)
+    except Exception:  # what cannot be read turns nothing
+        return 1
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:

@@ -6,8 +6,14 @@ reads the rows that this process owns, featurizes, pads, and places them on the 
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import dataclasses
 import functools
+import os
+import signal
+import sys
+import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
@@ -82,14 +88,18 @@ class Loader:
         count = (1 << 62) if stop is None else stop - start
         if count <= 0:
             return
-        stream = iter(self._stream(start, count))
-        while True:
-            began = time.perf_counter()
-            batch = next(stream, None)
-            self.waited += time.perf_counter() - began
-            if batch is None:
-                return
-            yield self.to_device(batch)
+        with _signals_to_us_alone():
+            stream = iter(self._stream(start, count))
+            first = next(stream, None)  # here processes are started
+        try:
+            batch = first
+            while batch is not None:
+                yield self.to_device(batch)
+                began = time.perf_counter()
+                batch = next(stream, None)
+                self.waited += time.perf_counter() - began
+        finally:
+            stream.close()  # ends threads and processes now, and not at the interpreter's end
 
     def to_device(self, batch: Any) -> Any:
         """Global arrays, cut along the batch, from this process's rows."""
@@ -123,9 +133,33 @@ class Loader:
             .mp_prefetch(
                 grain.MultiprocessingOptions(
                     num_workers=workers, per_worker_buffer_size=options.prefetch
-                )
+                ),
+                worker_init_fn=functools.partial(_start_worker, os.getpid()),
             )
         )
+
+
+@contextlib.contextmanager
+def _signals_to_us_alone() -> Iterator[None]:
+    """Processes that are started here leave Ctrl-C to their parent, which ends them in order."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _start_worker(parent: int, number: int, count: int) -> None:
+    """Ends a worker with its parent, even one that is killed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if sys.platform == "linux":
+        set_parent_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(set_parent_death_signal, signal.SIGKILL)
+        if os.getppid() != parent:  # it died before
+            os.kill(os.getpid(), signal.SIGKILL)
 
 
 @dataclasses.dataclass

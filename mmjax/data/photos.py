@@ -23,6 +23,7 @@ from PIL import Image
 from mmjax.data.array_cache import read_arrays, write_arrays
 from mmjax.data.records import Records
 from mmjax.data.schema import PhotoFile
+from mmjax.errors import UserError
 
 SPLIT = "photos"
 
@@ -117,8 +118,15 @@ def shuffled_rows(digests: np.ndarray) -> np.ndarray:
 
     Returns:
       int64 [N].
+
+    Raises:
+      UserError: all photos are the same.
     """
     _, first, content = np.unique(digests, axis=0, return_index=True, return_inverse=True)
+    if len(first) < 2:
+        raise UserError(
+            "config.data.pixels=shuffled needs photos that differ: there are none to exchange."
+        )
     # One cycle through a random order: nobody keeps its own.
     order = np.random.default_rng(0).permutation(len(first))
     other = np.empty(len(first), np.int64)

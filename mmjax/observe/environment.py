@@ -15,10 +15,10 @@ import mmjax
 _LIBRARIES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "tensorflow-datasets")
 
 
-def command_line() -> str:
+def command_line(module: str = "mmjax.main") -> str:
     """The command as a person would type it, without the paths of this machine's Python."""
     arguments = [a if " " not in a else repr(a) for a in sys.argv[1:]]
-    return " ".join(["python", "-m", "mmjax.main", *arguments])
+    return " ".join(["python", "-m", module, *arguments])
 
 
 def versions() -> dict[str, str]:

@@ -84,5 +84,11 @@ class Task(Featurizer, Protocol):
         """A picture of some answers, uint8 [H, W, 3], for whoever watches the training."""
         return None
 
+    def check_vocabulary(self, folder: Any) -> None:
+        """Raises UserError where what another run fitted does not go with this one's weights."""
+
+    def check_batch(self, size: int) -> None:
+        """Raises UserError for a global batch that the model cannot be trained with."""
+
     def evaluator(self) -> Evaluator:
         """How a split is judged."""

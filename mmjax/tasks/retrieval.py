@@ -110,6 +110,24 @@ class RetrievalTask(RetrievalText):
         """Not where batch normalisation takes its statistics from the batch."""
         return not self.photos or self.model.batch_norm == "frozen"
 
+    def check_vocabulary(self, folder: epath.PathLike) -> None:
+        if self._weights is None:
+            return
+        theirs = tokenizers.load_tokenizer(os.fspath(folder))
+        if theirs.fingerprint != tokenizers.load_tokenizer(self._weights.path).fingerprint:
+            raise UserError(
+                "config.model.weights and config.train.init_from have different vocabularies: "
+                "leave one of them out, or begin the first stage with the same weights."
+            )
+
+    def check_batch(self, size: int) -> None:
+        group = self.model.batch_norm_group
+        if self.photos and self.model.batch_norm == "groups" and size % group:
+            raise UserError(
+                f"config.train.global_batch_size={size} does not divide into groups of "
+                f"config.model.batch_norm_group={group}."
+            )
+
     # Data
 
     def fit(self, source: Source, folder: epath.PathLike) -> None:

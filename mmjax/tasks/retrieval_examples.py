@@ -42,8 +42,8 @@ class RetrievalOptions:
       margin: of the hinges.
       reduction: over the batch; VSE++ sums.
       mask_equal_labels: photos with equal labels are no negatives of each other where labels are
-        all that is seen. Photos with the same id, or the same pixels where those are seen, never
-        are.
+        all that is seen. Photos with the same id, or in which the same pixels (and labels) are
+        seen, never are.
       image: how photos become pixels.
       ties: how equal scores count in R@K: "expected", "pessimistic" or "argsort_reversed".
     """
@@ -120,7 +120,8 @@ class RetrievalText:
     @property
     def key_names(self) -> tuple[str, ...]:
         """Photos that are equal under one of these are no negatives of each other."""
-        alike = "pixels" if self.photos else "label_set"
+        alike = {"labels": "label_set", "pixels": "pixels", "both": "content"}
+        alike = alike[self.options.candidate]
         masked = self.photos or self.options.mask_equal_labels
         return ("photo", alike) if masked else ("photo",)
 
@@ -211,7 +212,7 @@ class RetrievalText:
         before = dialogue.turns[:position]
 
         def shown(photo: int) -> dict[str, Any]:
-            score = round(float(scores[photo]), 6)
+            score = float(f"{scores[photo]:.9g}")  # all that float32 holds
             return {"photo": photos[photo].id, "labels": list(photos[photo].labels), "score": score}
 
         return {

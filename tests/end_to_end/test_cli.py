@@ -185,6 +185,14 @@ def test_a_mistake_leaves_no_look_at_test_and_no_claim(data, tmp_path):
     assert not (workdir / "test_looks").exists()
 
 
+def test_a_command_that_came_to_nothing_does_not_bind_the_next_one(data, tmp_path):
+    here = f"--workdir={tmp_path / 'run'}"
+    wrong = mmjax(DEMO, *TINY, data, here, "--config.train.init_from=run:///nowhere")
+    is_one_sentence(wrong, "there is no artifact in")
+    again = mmjax(DEMO, *TINY, data, here, "--config.model.batch_norm=groups")
+    is_one_sentence(again, r"global_batch_size=16 does not divide")
+
+
 # A run
 
 

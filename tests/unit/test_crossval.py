@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from mmjax.crossval import _dataset, pooled, read_fold
+from mmjax.crossval import _dataset, pooled, read_fold, run
 from mmjax.errors import UserError
 
 
@@ -61,6 +61,27 @@ def test_pooled_figures_are_those_of_all_queries_together():
     assert found["observed"] == pytest.approx(result["metrics"]["test"]["recall@5"])
 
 
+@pytest.mark.parametrize("content", [None, '{"photo": "a"', '{"photo": "a", "top": 3}', "[]"])
+def test_answers_that_cannot_be_read_are_a_users_error(tmp_path, content):
+    if content is not None:
+        (tmp_path / "test.jsonl").write_text(content)
+    with pytest.raises(UserError, match="run the same command again"):
+        read_fold(tmp_path / "test.jsonl")
+
+
+def test_mistakes_are_one_sentence_and_leave_nothing(tmp_path, capsys):
+    photos = ["--config=configs/retrieval.py:model=de_img,dataset=photo_folder"]
+    assert run(["--folds=2", f"--workdir={tmp_path}", "--", *photos]) == 2
+    assert "--folds must be at least 3" in capsys.readouterr().err
+    assert run([f"--workdir={tmp_path}", "--", "--config=configs/retrieval.py:demo"]) == 2
+    assert "name a dataset that has folds" in capsys.readouterr().err
+    (tmp_path / "fold-9").mkdir()
+    assert run([f"--workdir={tmp_path}", "--", *photos]) == 2
+    assert "is of another number of folds" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        run(["--", *photos])
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -72,6 +93,10 @@ def test_pooled_figures_are_those_of_all_queries_together():
 def test_a_dataset_without_folds_is_refused(arguments):
     with pytest.raises(UserError, match="name a dataset that has folds"):
         _dataset(arguments)
+
+
+def test_the_config_may_stand_apart_from_its_flag():
+    assert _dataset(["--config", "configs/retrieval.py:dataset=photo_folder"]) == "photo_folder"
 
 
 def test_the_dataset_is_the_one_that_was_named_last():

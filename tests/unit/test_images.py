@@ -179,6 +179,19 @@ def test_squashing_and_the_central_crop_are_those_of_another_library():
     )
 
 
+def test_a_line_of_pixels_is_cut_before_it_is_enlarged():
+    line = np.zeros((1, 20_000, 3), np.uint8)
+    line[:, 9_990:10_010] = 255
+    found = centre_crop(line, 448)
+    assert found.shape == (448, 448, 3) and found[:, 200:248].min() == 255
+
+
+def test_an_orientation_that_cannot_be_read_turns_nothing():
+    for kind in ("JPEG", "PNG"):
+        data = encoded(PHOTO, kind, exif=b"Exif\x00\x00garbage")
+        assert decode_image(data).shape == (HEIGHT, WIDTH, 3)
+
+
 def test_random_parts_have_the_stated_areas_and_shapes(monkeypatch):
     """From a picture whose colours are its coordinates, the part can be read off."""
     image = smooth(300, 400)

@@ -468,9 +468,9 @@ def test_the_name_of_a_config_says_how_to_split(config, expected):
 
 def test_too_few_photos_to_split_are_refused(tmp_path):
     folder = folder_of(tmp_path, "0.jpg", "1.jpg", "2.jpg", photos=captions(3))
-    with pytest.raises(UserError, match=r"3 photos leave none for .*fold-1-of-3"):
+    with pytest.raises(UserError, match=r"\(there: 3\) is left for .*fold-1-of-3"):
         read(folder)
-    with pytest.raises(UserError, match=r"3 photos are too few for 4 folds"):
+    with pytest.raises(UserError, match=r"for 4 folds there are too few photos \(3\)"):
         read(folder, "fold-1-of-4")
     assert [len(found) for found in read(folder, "fold-1-of-3").values()] == [1, 1, 1]
 

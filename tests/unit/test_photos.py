@@ -113,6 +113,11 @@ def test_shuffled_photos_have_the_pixels_of_others(tmp_path):
     assert other["train/1"].read() == other["again"].read()
 
 
+def test_one_photo_cannot_be_shuffled():
+    with pytest.raises(UserError, match="needs photos that differ"):
+        shuffled_rows(np.ones((4, 16), np.uint8))
+
+
 @pytest.mark.parametrize("n", [2, 3, 50])
 def test_shuffling_is_one_to_one_on_contents(n):
     digests = np.random.default_rng(0).integers(0, 255, (n, 16), np.uint8)

@@ -173,6 +173,16 @@ def test_a_photo_that_breaks_later_is_the_users_error(fitted):
 # What is learned
 
 
+def test_blank_photos_leave_the_labels_to_learn_from(fitted):
+    """A control: with pixels masked as equal by themselves, there would be no negative left."""
+    grey = stored(5)
+    chats = [talk(Photo(f"p{i}", (f"L{i % 3}",), file=grey), str(i)) for i in range(6)]
+    keys = loader(task(fitted), chats).host_batch(0)["keys"][:, 1]
+    assert (keys[:, None] == keys[None, :]).tolist() == [
+        [i % 3 == j % 3 for j in range(6)] for i in range(6)
+    ]
+
+
 def test_photos_with_the_same_pixels_are_no_negatives_of_each_other(fitted):
     made = task(fitted, "pixels", logit_scale=2.0)
     batch = loader(made, CHATS[:4]).host_batch(0)
@@ -271,6 +281,13 @@ def test_pixels_are_normalised_and_mirrored_as_stated():
 def test_image_towers_that_cannot_be_are_named(fitted, model, message):
     with pytest.raises(UserError, match=message):
         task(fitted, "both", **model).module()
+
+
+def test_a_batch_that_does_not_divide_into_groups_is_named_before_anything_is_trained(fitted):
+    made = task(fitted, "both", batch_norm="groups", batch_norm_group=32)
+    made.check_batch(64)
+    with pytest.raises(UserError, match=r"global_batch_size=48 does not divide .*=32"):
+        made.check_batch(48)
 
 
 def test_photos_too_small_for_the_network_are_named(fitted):

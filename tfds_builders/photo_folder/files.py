@@ -57,10 +57,16 @@ class PhotoFiles:
     def path(self, name: str) -> Path:
         return self.root / name
 
+    @property
+    def digested(self) -> list[str]:
+        """Those whose ending is a photo's: what else lies or appears below the root, a run's own
+        files among it, does not make the dataset another one."""
+        return [n for n in self.names if n.rpartition(".")[2].lower() in _ENDINGS]
+
     def names_digest(self) -> str:
-        """Of the names alone."""
+        """Of the names of the photos alone."""
         state = hashlib.sha256()
-        for name in self.names:
+        for name in self.digested:
             state.update(os.fsencode(name) + b"\0")
         return state.hexdigest()
 
@@ -97,7 +103,9 @@ class PhotoFiles:
                         f"{place}: {way!r} is a link that leads out of {self.root}; put the "
                         "photos themselves there"
                     )
-        raise BadRecordError(f"{place}: {name!r} is not in {self.root} or its {_FOLDER}")
+        raise BadRecordError(
+            f"{place}: {name!r} is not in {self.root} or its {_FOLDER} (hidden files do not count)"
+        )
 
     @functools.cached_property
     def _by_form(self) -> dict[str, list[str]]:

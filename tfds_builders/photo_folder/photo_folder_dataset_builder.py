@@ -75,7 +75,7 @@ def photo_origin(manual_dir: Any) -> PhotoOrigin:
     """The photos that the tables name, whatever the splits."""
     folder = _folder(manual_dir)
     found, files = _tables(folder), PhotoFiles(folder)
-    digests = file_digests({name: files.path(name) for name in files.names})
+    digests = file_digests({name: files.path(name) for name in files.digested})
     parts = {f"table {split}": digest for split, (_, digest) in found.items()}
     # A name may hold bytes that are no text, or ends of lines.
     parts |= {f"file {name!a}": digest for name, digest in digests.of.items()}

@@ -40,10 +40,11 @@ class Shares:
         chosen = {unit: split(unit) for unit in units}
         for name in self.splits:
             if name not in chosen.values():
+                folds = ", or use folds (photo_folder/fold-1-of-3)" if len(units) > 2 else ""
                 raise UserError(
-                    f"{len(units)} photos leave none for {name!r} when they are split by chance; "
-                    "write train.jsonl, dev.jsonl and test.jsonl yourself, or use folds "
-                    "(photo_folder/fold-1-of-3)."
+                    f"split by chance, none of the photos (there: {len(units)}) is left for "
+                    f"{name!r}; add photos, write train.jsonl, dev.jsonl and test.jsonl "
+                    f"yourself{folds}."
                 )
         return chosen
 
@@ -65,9 +66,9 @@ class Fold:
     def of(self, units: Sequence[str]) -> dict[str, str]:
         """Unit -> split."""
         if len(units) < self.n:
+            fewer = f", or use at most {len(units)} folds" if len(units) > 2 else ""
             raise UserError(
-                f"{len(units)} photos are too few for {self.n} folds; use photo_folder/fold-1-of-N "
-                f"with N from 3 to {len(units)}, or add photos."
+                f"for {self.n} folds there are too few photos ({len(units)}); add some{fewer}."
             )
         ranked = sorted(units, key=lambda unit: (_hash(unit), unit))
         test, dev = self.k - 1, self.k % self.n

@@ -1,0 +1,331 @@
+"""The best candidates of each query, and its own candidate's rank, in a pool of any size.
+
+Exact. Scores are made a block of candidates at a time and never kept. What is the block's best is
+looked for only where it can still enter: a row of maxima over groups of candidates says where, and
+after the first blocks hardly any group is looked into. Under a mesh each device searches its own
+part of the pool, and only what it found is sent.
+
+All devices score blocks of one shape, so that a pair has the same score, to the last bit, wherever
+its candidate lies: vectors that are equal tie, and the answer does not depend on the mesh.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import PartitionSpec
+from jaxtyping import Array, Bool, Float, Int
+
+from mmjax.parallel import rules
+
+# Queries and candidates of a block: 16 MiB of scores, which a CPU's last cache holds.
+BLOCK = (1024, 4096)
+
+_GROUP = 64  # candidates under one maximum
+
+Tree = Any
+Best = tuple[Float[Array, "q k"], Int[Array, "q k"]]
+
+
+class Counts(NamedTuple):
+    """Per query, int32 [Q]; the same as `mmjax.metrics.retrieval.RankCounts`.
+
+    greater: candidates with a higher score than the query's own.
+    equal: candidates with its score, itself included.
+    equal_after: of those, the ones at a larger position.
+    """
+
+    greater: Int[Array, " Q"]
+    equal: Int[Array, " Q"]
+    equal_after: Int[Array, " Q"]
+
+
+@partial(jax.jit, static_argnames=("k", "block"))
+def top_k(
+    queries: Float[Array, "Q D"],
+    pool: Float[Array, "P D"],
+    k: int,
+    *,
+    ids: Int[Array, " P"] | None = None,
+    block: tuple[int, int] = BLOCK,
+) -> tuple[Float[Array, "Q k"], Int[Array, "Q k"]]:
+    """The k largest dot products of each query, the largest first, equal ones by increasing id.
+
+    Args:
+      queries, pool: of any float type; products are summed in float32 at the highest precision.
+        Under a mesh the pool is cut along the batch's axes. Where they do not divide P, it is
+        filled up first, which copies it: fill it up with ids below 0 where that is too much.
+      k: may exceed P.
+      ids: names of the candidates, in any order; a row with one below 0 is no candidate. By
+        default the position. With ids, rows are gathered and not sliced: a little slower.
+      block: queries and candidates that are scored at a time.
+
+    Returns:
+      Scores float32 and ids, on every device. A score that is NaN or minus infinity never enters;
+      where fewer than k others exist, the rest is minus infinity with id -1.
+
+    Raises ValueError where k or a block is below 1, and TypeError for ids that are no signed integers.
+    """
+    if k < 1:
+        raise ValueError(f"k={k}: at least one candidate is asked for")
+    if ids is not None and not jnp.issubdtype(ids.dtype, jnp.signedinteger):
+        raise TypeError(f"ids are {ids.dtype}, not signed integers")
+    sizes = _sizes(queries.shape[0], pool.shape[0], block)
+
+    def search(queries: Array, rows: Tree) -> Best:
+        order = None if ids is None else jnp.argsort(rows["id"])
+
+        def one(queries: Float[Array, "q D"]) -> Best:
+            best = jnp.full((len(queries), k), -jnp.inf), jnp.full((len(queries), k), -1, id_type)
+            return _fold_blocks(_enter, best, queries, rows, sizes[1], order)
+
+        return _map_queries(one, queries, sizes[0])
+
+    rows = _rows(pool, ids)
+    id_type = rows["id"].dtype
+    scores, found = _on_each_device(search, queries, rows, sizes[1], PartitionSpec(None, _axes()))
+    if scores.shape[1] > k:  # [Q, devices * k]
+        scores, found = jax.lax.sort((-scores, found), num_keys=2)
+        scores, found = -scores[:, :k], found[:, :k]
+    return scores, found
+
+
+@partial(jax.jit, static_argnames=("block",))
+def rank_counts(
+    queries: Float[Array, "Q D"],
+    pool: Float[Array, "P D"],
+    gold: Int[Array, " Q"],
+    *,
+    block: tuple[int, int] = BLOCK,
+) -> Counts:
+    """How many candidates stand above and beside each query's own; no score is kept.
+
+    Args:
+      queries, pool, block: as for `top_k`.
+      gold: position in the pool of each query's own candidate.
+
+    Returns:
+      Counts, on every device. A score that is NaN counts as minus infinity, the own one too. All
+      three are 0 where `gold` lies outside the pool: there is no such candidate.
+
+    Raises ValueError where a block is below 1.
+    """
+    P = pool.shape[0]
+    q, c = _sizes(queries.shape[0], P, block)
+    q = min(q, c)  # the own candidates of a block of queries are a block of candidates
+
+    def search(queries: Array, rows: Tree) -> Counts:
+        def one(block: Tree) -> Counts:
+            own = _own_score(block["x"], rows, block["gold"], c)
+            own = jnp.where((block["gold"] >= 0) & (block["gold"] < P), own, jnp.nan)
+            zero = jnp.zeros(own.shape, jnp.int32)
+            count = partial(_count, own, block["gold"])
+            return _fold_blocks(count, Counts(zero, zero, zero), block["x"], rows, c)
+
+        counts = _map_queries(one, {"x": queries, "gold": gold.astype(jnp.int32)}, q)
+        return jax.tree.map(lambda x: x[None], counts)
+
+    found = _on_each_device(search, queries, _rows(pool, None), c, PartitionSpec(_axes()))
+    return jax.tree.map(lambda x: x.sum(0, dtype=jnp.int32), found)  # [devices, Q]
+
+
+def _sizes(Q: int, P: int, block: tuple[int, int]) -> tuple[int, int]:
+    """Queries and candidates of a block. The devices have no say: see this module's text."""
+    if min(block) < 1:
+        raise ValueError(f"block={block}: at least one query and one candidate")
+    blocks = max(1, -(-Q // block[0]))
+    groups = max(1, -(-min(P, block[1]) // _GROUP))
+    return -(-Q // blocks), groups * _GROUP
+
+
+def _rows(pool: Float[Array, "P D"], ids: Int[Array, " P"] | None) -> Tree:
+    return {"x": pool, "id": jnp.arange(pool.shape[0], dtype=jnp.int32) if ids is None else ids}
+
+
+def _axes() -> tuple[str, ...]:
+    """The mesh axes that cut the pool, under the current mesh: those of the batch."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return ()
+    return tuple(a for a in rules.LOGICAL_RULES["batch"] if mesh.shape[a] > 1)
+
+
+def _on_each_device(
+    search: Callable[[Array, Tree], Tree],
+    queries: Float[Array, "Q D"],
+    rows: Tree,
+    size: int,
+    out: PartitionSpec,
+) -> Tree:
+    """`search` of all queries in each device's rows, joined along `out`; then on every device.
+
+    It is given at least `size` rows; those that are filled up have the id -1.
+    """
+    axes = _axes()
+    if not axes:
+        return search(queries, _filled(rows, size))
+    mesh = jax.sharding.get_abstract_mesh()
+    n = int(np.prod([mesh.shape[a] for a in axes]))
+    P = rows["id"].shape[0]
+    found = jax.shard_map(
+        lambda queries, rows: search(queries, _filled(rows, size)),
+        in_specs=(PartitionSpec(), PartitionSpec(axes)),
+        out_specs=out,
+        axis_names=set(axes),
+    )(queries, _filled(rows, -(-P // n) * n))
+    return jax.lax.with_sharding_constraint(found, PartitionSpec())
+
+
+def _filled(rows: Tree, size: int) -> Tree:
+    """At least `size` rows."""
+    missing = size - rows["id"].shape[0]
+    if missing <= 0:
+        return rows
+    return {
+        "x": jnp.pad(rows["x"], ((0, missing), (0, 0))),
+        "id": jnp.pad(rows["id"], (0, missing), constant_values=-1),
+    }
+
+
+def _map_queries(function: Callable[[Tree], Tree], queries: Tree, size: int) -> Tree:
+    """`function` of blocks of `size` queries, one after another."""
+    Q = jax.tree.leaves(queries)[0].shape[0]
+    if Q <= size:
+        return function(queries)
+    blocks = -(-Q // size)
+
+    def cut(x: Array) -> Array:
+        x = jnp.pad(x, [(0, blocks * size - Q), *[(0, 0)] * (x.ndim - 1)])
+        return x.reshape(blocks, size, *x.shape[1:])
+
+    found = jax.lax.map(function, jax.tree.map(cut, queries))
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:Q], found)
+
+
+def _fold_blocks(
+    function: Callable[[Tree, Array, Array], Tree],
+    carry: Tree,
+    queries: Float[Array, "q D"],
+    rows: Tree,
+    size: int,
+    order: Int[Array, " p"] | None = None,
+) -> Tree:
+    """carry = function(carry, scores [q, size], ids [size]) for each block, in order.
+
+    What is no candidate has minus infinity as its score and -1 as its id.
+    """
+    p = rows["id"].shape[0]
+
+    def one(i: Array, carry: Tree) -> Tree:
+        first = jnp.minimum(i * size, p - size)  # the last block overlaps the one before
+
+        def cut(x: Array) -> Array:
+            return jax.lax.dynamic_slice_in_dim(x, first, size)
+
+        if order is None:
+            block = jax.tree.map(cut, rows)
+        else:
+            at = cut(order)
+            block = jax.tree.map(lambda x: x[at], rows)
+        real = (block["id"] >= 0) & (first + jnp.arange(size) >= i * size)
+        scores = _scores(queries, block["x"], real)
+        return function(carry, scores, jnp.where(real, block["id"], -1))
+
+    return jax.lax.fori_loop(0, -(-p // size), one, _varying(carry))
+
+
+def _scores(
+    queries: Float[Array, "q D"], candidates: Float[Array, "c D"], real: Bool[Array, " c"]
+) -> Float[Array, "q c"]:
+    """Minus infinity instead of NaN, and for what is not real."""
+    scores = jnp.einsum(
+        "qd,cd->qc", queries, candidates, precision="highest", preferred_element_type=jnp.float32
+    )
+    return jnp.where(real & ~jnp.isnan(scores), scores, -jnp.inf)
+
+
+def _enter(best: Best, scores: Float[Array, "q c"], ids: Int[Array, " c"]) -> Best:
+    """The best so far with those of a block, whose ids increase and are larger than all before.
+
+    The top scores lie in the groups with the top maxima. Round by round each query takes the best
+    that is left in its best group, as long as any query's beats the last that it holds. Of equal
+    scores the first comes first, here by `argmax`, and enters behind those that are there.
+    """
+    grouped = scores.reshape(len(scores), -1, _GROUP)  # [q, groups, _GROUP]
+    maxima = grouped.max(2)
+
+    def goes_on(state: Tree) -> Array:
+        (top, _), maxima, _ = state
+        return jnp.any(maxima.max(1) > top[:, -1])
+
+    def take(state: Tree) -> Tree:
+        best, maxima, (last, last_at) = state
+        group = maxima.argmax(1)[:, None]  # [q, 1]
+        own = jnp.take_along_axis(grouped, group[:, :, None], 1)[:, 0]  # [q, _GROUP]
+        at = group * _GROUP + jnp.arange(_GROUP)
+        # Taken so far is what stands before or at the last one: no mask of [q, c] is kept.
+        own = jnp.where((own < last) | ((own == last) & (at > last_at)), own, -jnp.inf)
+        place = own.argmax(1)[:, None]
+        score = jnp.take_along_axis(own, place, 1)
+        taken = jnp.take_along_axis(at, place, 1)
+        rest = jnp.where(jnp.arange(_GROUP) == place, -jnp.inf, own).max(1, keepdims=True)
+        maxima = jnp.where(jnp.arange(maxima.shape[1]) == group, rest, maxima)
+        return _insert(best, score, ids[taken]), maxima, (score, taken)
+
+    nothing = _varying((jnp.full((len(scores), 1), jnp.inf), jnp.full((len(scores), 1), -1)))
+    return jax.lax.while_loop(goes_on, take, (best, maxima, nothing))[0]
+
+
+def _insert(best: Best, score: Float[Array, "q 1"], id_: Int[Array, "q 1"]) -> Best:
+    """Behind equal scores; a score that does not beat the last is dropped."""
+    scores, ids = best
+    stays = scores >= score  # a prefix
+    here = jnp.arange(scores.shape[1]) == stays.sum(1, keepdims=True)
+
+    def insert(old: Array, new: Array) -> Array:
+        return jnp.where(stays, old, jnp.where(here, new, jnp.roll(old, 1, axis=1)))
+
+    return insert(scores, score), insert(ids, id_)
+
+
+def _own_score(
+    queries: Float[Array, "q D"], rows: Tree, gold: Int[Array, " q"], size: int
+) -> Float[Array, " q"]:
+    """Each query's score with its own candidate, the very number that its block will hold.
+
+    Hence from a product of the same shape, though only its diagonal is read.
+    """
+    p, q = rows["id"].shape[0], len(queries)
+    axes = _axes()
+    at = gold - (jax.lax.axis_index(axes) * p if axes else 0)
+    mine = (at >= 0) & (at < p)
+    own = jnp.pad(rows["x"][jnp.clip(at, 0, p - 1)], ((0, size - q), (0, 0)))  # [size, D]
+    scores = _scores(queries, own, jnp.ones(size, bool))
+    # A barrier, lest the compiler makes the diagonal alone, in another order of summing.
+    scores = jnp.diagonal(jax.lax.optimization_barrier(scores))
+    return jax.lax.psum(jnp.where(mine, scores, 0), axes) if axes else scores
+
+
+def _count(
+    own: Float[Array, " q"],
+    gold: Int[Array, " q"],
+    counts: Counts,
+    scores: Float[Array, "q c"],
+    ids: Int[Array, " c"],
+) -> Counts:
+    """The counts with those of a block, whose ids are positions."""
+    equal = (scores == own[:, None]) & (ids >= 0)
+    after = equal & (ids > gold[:, None])
+    new = Counts(*(x.sum(1, dtype=jnp.int32) for x in (scores > own[:, None], equal, after)))
+    return jax.tree.map(jnp.add, counts, new)
+
+
+def _varying(tree: Tree) -> Tree:
+    """Declares that the values differ between devices, as the carry of a loop must."""
+    axes = _axes()
+    return jax.tree.map(lambda x: jax.lax.pcast(x, axes, to="varying"), tree) if axes else tree
