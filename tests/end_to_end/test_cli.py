@@ -242,7 +242,8 @@ def test_predicting_with_it_writes_a_sorted_list_for_every_dialogue(trained, dat
     page = (workdir / "predictions" / "dev.html").read_text()
     assert str(workdir / "predictions" / "dev.html") in outcome.out
     assert all(answer["id"] in page for answer in answers)
-    assert page.count("data:image/jpeg;base64,") >= len({a["photo"] for a in answers})
+    jpeg = "/9j/"  # how every JPEG begins, in base64
+    assert page.count(jpeg) >= len({a["photo"] for a in answers})
     hits = 0.0
     for answer in answers:
         scores = [found["score"] for found in answer["top"]]
