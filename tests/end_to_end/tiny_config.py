@@ -1,4 +1,4 @@
-"""The demo, shrunk until a run takes seconds.
+"""The demo on labels, shrunk until a run takes seconds.
 
 Random numbers (dropout), and evaluations, checkpoints and lines of metrics at different steps.
 
@@ -16,7 +16,7 @@ from mmjax.config import parse_variant
 def get_config(variant: str = "") -> ConfigDict:
     """`ema`: evaluate with averaged parameters."""
     arg = parse_variant(variant, ema=False)
-    config = retrieval.get_config("demo")
+    config = retrieval.get_config("demo,model=de_label")
     config.task.update(query_max_length=16, label_max_length=16)
     config.model.update(joint_dim=16, vocab_size=500, shared=True, dropout=0.1)
     config.train.update(global_batch_size=8, total_epochs=None, total_steps=24)
