@@ -60,16 +60,16 @@ def top_k(
       queries, pool: of any float type; products are summed in float32 at the highest precision.
         Under a mesh the pool is cut along the batch's axes. Where they do not divide P, it is
         filled up first, which copies it: fill it up with ids below 0 where that is too much.
-      k: may exceed P.
+      k: may exceed P. Made for hundreds at most: the time beside the products grows with k^2.
       ids: names of the candidates, in any order; a row with one below 0 is no candidate. By
-        default the position. With ids, rows are gathered and not sliced: a little slower.
+        default the position. Beyond int32 they need `jax_enable_x64`.
       block: queries and candidates that are scored at a time.
 
     Returns:
       Scores float32 and ids, on every device. A score that is NaN or minus infinity never enters;
       where fewer than k others exist, the rest is minus infinity with id -1.
 
-    Raises ValueError where k or a block is below 1, and TypeError for ids that are no signed integers.
+    Raises ValueError where k or a block is below 1, TypeError for ids that are no signed integers.
     """
     if k < 1:
         raise ValueError(f"k={k}: at least one candidate is asked for")
@@ -195,7 +195,7 @@ def _filled(rows: Tree, size: int) -> Tree:
 def _map_queries(function: Callable[[Tree], Tree], queries: Tree, size: int) -> Tree:
     """`function` of blocks of `size` queries, one after another."""
     Q = jax.tree.leaves(queries)[0].shape[0]
-    if Q <= size:
+    if size >= Q:
         return function(queries)
     blocks = -(-Q // size)
 
@@ -256,7 +256,7 @@ def _enter(best: Best, scores: Float[Array, "q c"], ids: Int[Array, " c"]) -> Be
     that is left in its best group, as long as any query's beats the last that it holds. Of equal
     scores the first comes first, here by `argmax`, and enters behind those that are there.
     """
-    grouped = scores.reshape(len(scores), -1, _GROUP)  # [q, groups, _GROUP]
+    grouped = scores.reshape(len(scores), len(ids) // _GROUP, _GROUP)
     maxima = grouped.max(2)
 
     def goes_on(state: Tree) -> Array:
@@ -300,11 +300,10 @@ def _own_score(
 
     Hence from a product of the same shape, though only its diagonal is read.
     """
-    p, q = rows["id"].shape[0], len(queries)
     axes = _axes()
-    at = gold - (jax.lax.axis_index(axes) * p if axes else 0)
-    mine = (at >= 0) & (at < p)
-    own = jnp.pad(rows["x"][jnp.clip(at, 0, p - 1)], ((0, size - q), (0, 0)))  # [size, D]
+    at = jnp.clip(gold - rows["id"][0], 0, len(rows["id"]) - 1)  # ids are positions, one by one
+    own = jnp.pad(rows["x"][at], ((0, size - len(queries)), (0, 0)))  # [size, D]
+    mine = rows["id"][at] == gold
     scores = _scores(queries, own, jnp.ones(size, bool))
     # A barrier, lest the compiler makes the diagonal alone, in another order of summing.
     scores = jnp.diagonal(jax.lax.optimization_barrier(scores))

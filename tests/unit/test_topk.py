@@ -18,12 +18,10 @@ SIZES = st.sampled_from(
     [
         # Q, P, D, k, block
         (1, 1, 1, 1, (4, 64)),
-        (1, 200, 1, 7, (4, 64)),
-        (5, 64, 3, 3, (2, 64)),
+        (1, 256, 1, 7, (4, 64)),
         (5, 65, 3, 70, (2, 64)),
-        (3, 300, 2, 5, (8, 128)),
-        (9, 130, 4, 130, (4, 4096)),
-        (4, 256, 4, 10, (4, 128)),
+        (9, 300, 4, 5, (4, 128)),
+        (3, 130, 2, 130, (4, 4096)),
     ]
 )
 
@@ -42,7 +40,7 @@ def integers(rng: np.random.Generator, *shape: int, largest: int) -> np.ndarray:
     return rng.integers(-largest, largest + 1, shape).astype(np.float32)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=50, deadline=None)
 @given(SIZES, st.integers(0, 10**6), st.sampled_from([0, 1, 2, 100]), st.booleans())
 def test_the_top_k_are_those_of_a_full_sort_and_ties_go_to_the_smaller_id(
     size, seed, largest, shuffled
@@ -95,7 +93,7 @@ def test_a_score_that_is_no_number_or_minus_infinity_never_enters_and_infinity_i
 
 
 def test_random_vectors_stored_twice_tie_to_the_last_bit():
-    """What float32 rounds is the same wherever a vector lies, in the last block that overlaps too."""
+    """What float32 rounds is the same wherever a vector lies, in an overlapping block too."""
     rng = np.random.default_rng(0)
     queries = rng.standard_normal((7, 33), dtype=np.float32)
     distinct = rng.standard_normal((50, 33), dtype=np.float32)
@@ -123,7 +121,9 @@ def test_bfloat16_is_summed_in_float32():
 
 
 def test_an_own_candidate_outside_the_pool_has_no_rank():
-    counts = rank_counts(np.ones((3, 2), np.float32), np.ones((5, 2), np.float32), [-1, 5, 4])
+    counts = rank_counts(
+        np.ones((3, 2), np.float32), np.ones((5, 2), np.float32), np.array([-1, 5, 4])
+    )
     np.testing.assert_array_equal(counts, [[0, 0, 0], [0, 0, 5], [0, 0, 0]])
 
 
