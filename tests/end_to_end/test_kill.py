@@ -117,7 +117,11 @@ WHILE_IT_BEGINS = [
     ("while arrays are written", {"call": (f"{STORE}:CheckpointStore._finish", 2)}, None),
     ("arrays written, no manifest", {"call": (f"{STORE}:_digests", 2)}, None),
     ("the manifest half written", {"write": ("checkpoints/4/manifest.json", 1, 0.5)}, None),
-    ("between save and evaluation", {"call": ("mmjax.systems:NetworkSystem._evaluate", 2)}, 4),
+    (
+        "between save and evaluation",
+        {"call": ("mmjax.systems:NetworkSystem._evaluate_state", 2)},
+        4,
+    ),
 ]
 WHILE_IT_GOES_ON = [
     ("before the second save", {"call": (f"{STORE}:CheckpointStore.save", 4)}, 4),
