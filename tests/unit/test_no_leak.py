@@ -171,7 +171,7 @@ def test_training_reads_the_train_split_and_test_comes_last(monkeypatch, tmp_pat
     class WatchedLoader(Loader):
         def batches(self, start=0, stop=None):
             if stop is None:  # the endless stream of training
-                trained_on.extend(source.name for source in self._sources)
+                trained_on.extend(source.name for source in self._host.sources)
             return super().batches(start, stop)
 
     monkeypatch.setattr(RetrievalTask, "fit", watched_fit)
