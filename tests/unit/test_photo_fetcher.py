@@ -418,7 +418,10 @@ def test_a_folder_elsewhere_is_refused(server):
 
 
 FETCH = """if True:
+    import signal
     import sys
+    # A test run in the background of a shell leaves Ctrl-C ignored to its children.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     from tfds_builders.fetching import Limits
     from tfds_builders.photochat.open_images import fetch_photos
     limits = Limits(read_seconds=600, total_seconds=600)
