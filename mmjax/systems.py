@@ -31,7 +31,7 @@ from mmjax.checkpoint.store import CheckpointStore
 from mmjax.data.loader import Loader, process_rows
 from mmjax.data.plan import EvalPlan, TrainPlan
 from mmjax.data.sources import Source
-from mmjax.data.splits import Split, open_source, open_split
+from mmjax.data.splits import Split, index_split, open_source
 from mmjax.errors import UserError
 from mmjax.evaluators import Evaluation
 from mmjax.observe.metrics_log import MetricsLog
@@ -100,7 +100,7 @@ class NetworkSystem:
         self._options = config_lib.build_sections(config, self._sections)
         self._task = module.TASK(self._options["task"], self._options["model"])
         self._mesh = make_mesh(self._options["mesh"])
-        self._check_evaluation()
+        self._check_options()
 
     def identity(self) -> Mapping[str, Any]:
         return config_lib.identity(self._config, self._sections)
@@ -155,8 +155,8 @@ class NetworkSystem:
 
     # The steps of a run, in order.
 
-    def _check_evaluation(self) -> None:
-        """What would otherwise be noticed at the first evaluation, after hours of training."""
+    def _check_options(self) -> None:
+        """What would otherwise be noticed at the first step or evaluation, after a long start."""
         options, names = self._options["eval"], self._task.evaluator().metric_names
         if options.metric not in names:
             near = config_lib.suggestion(options.metric, names)
@@ -384,7 +384,7 @@ class NetworkSystem:
             return by_number[key]
 
         evaluation = self._task.evaluator().evaluate(split.index, remembered)
-        if self._options["observe"].samples:
+        if self._options["observe"].samples:  # on every process: it may ask for predictions
             picture = self._task.sample(split, remembered)
             for writer in writers if picture is not None else ():
                 writer.image(int(state.step), "dev/sample", picture)
@@ -443,12 +443,20 @@ class NetworkSystem:
     def _splits(self) -> dict[str, Split]:
         return {}
 
+    @functools.cached_property
+    def _sources(self) -> dict[str, Source]:
+        return {}
+
     def _open_source(self, name: str) -> Source:
-        return open_source(self._options["data"], name, photos=self._task.photos)
+        if name not in self._sources:  # once: finding and listing photos takes its time
+            data = self._options["data"]
+            self._sources[name] = open_source(data, name, photos=self._task.photos)
+        return self._sources[name]
 
     def _split(self, name: str) -> Split:
         if name not in self._splits:
-            self._splits[name] = open_split(self._task, self._options["data"], name)
+            source = self._open_source(name)
+            self._splits[name] = index_split(self._task, self._options["data"], source)
         return self._splits[name]
 
     def _dataset(self) -> dict[str, Any]:

@@ -7,6 +7,7 @@ builder says in its `find` how other content gets another config name.
 
 from __future__ import annotations
 
+import abc
 import hashlib
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -43,13 +44,13 @@ class CheckedBuilder(tfds.core.GeneratorBasedBuilder):
         except json_format.ParseError as error:  # of what was prepared before
             raise damaged(self.data_path, error) from error
 
+    @abc.abstractmethod
     def features(self) -> tfds.features.FeaturesDict:
         """Of a record."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def record(self, key: Key, item: Any) -> Mapping[str, Any]:
         """The record of what the origin reads; raises BadRecordError."""
-        raise NotImplementedError
 
     @property
     def origin(self) -> Origin:
@@ -136,12 +137,12 @@ class DialogueBuilder(CheckedBuilder):
         super().__init__(data_dir=data_dir, origin=origin, max_bad_records=max_bad_records)
 
     @classmethod
+    @abc.abstractmethod
     def find(cls, config: str, manual_dir: Any) -> Origin:
         """Where the data of a config is, without reading more than its digest needs.
 
         Raises `UserError` when the user named a folder that cannot be used.
         """
-        raise NotImplementedError
 
     @classmethod
     def has_config(cls, config: str) -> bool:

@@ -41,7 +41,11 @@ def open_source(options: DataOptions, split: str, *, photos: bool = False) -> So
 
 def open_split(task: Featurizer, options: DataOptions, split: str) -> Split:
     """Records and index of a split."""
-    source = open_source(options, split, photos=task.photos)
+    return index_split(task, options, open_source(options, split, photos=task.photos))
+
+
+def index_split(task: Featurizer, options: DataOptions, source: Source) -> Split:
+    """The same of records that are open already."""
     index = open_index(
         task,
         source,

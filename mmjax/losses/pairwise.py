@@ -18,11 +18,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
-from mmjax.parallel.ring import Pairs, Reduction
-
-Carry = tuple[Array, ...]
+from mmjax.parallel.ring import Carry, Mask, Pairs, Reduction, Row, Tile
 
 
 @dataclass(frozen=True)
@@ -35,37 +33,25 @@ class SoftmaxCE:
 
     both = True
 
-    def start(self, positive: Float[Array, " r"]) -> Carry:
+    def start(self, positive: Row) -> Carry:
         # The positive is in every sum, so that none is empty: largest score, sum of exponents.
         return positive, jnp.ones_like(positive)
 
-    def fold(
-        self,
-        carry: Carry,
-        scores: Float[Array, "r c"],
-        positive: Float[Array, " r"],
-        negative: Bool[Array, "r c"],
-    ) -> Carry:
+    def fold(self, carry: Carry, scores: Tile, positive: Row, negative: Mask) -> Carry:
         largest, total = carry
         scores = jnp.where(negative, scores, -jnp.inf)
         new = jnp.maximum(largest, scores.max(axis=1))
         total = total * jnp.exp(largest - new) + jnp.exp(scores - new[:, None]).sum(axis=1)
         return new, total
 
-    def losses(self, carry: Carry, positive: Float[Array, " r"]) -> Float[Array, " r"]:
+    def losses(self, carry: Carry, positive: Row) -> Row:
         return carry[0] + jnp.log(carry[1]) - positive
 
-    def slopes(
-        self,
-        carry: Carry,
-        scores: Float[Array, "r c"],
-        positive: Float[Array, " r"],
-        negative: Bool[Array, "r c"],
-    ) -> Float[Array, "r c"]:
+    def slopes(self, carry: Carry, scores: Tile, positive: Row, negative: Mask) -> Tile:
         share = jnp.exp(scores - carry[0][:, None]) / carry[1][:, None]
         return jnp.where(negative, share, 0)
 
-    def positive_slopes(self, carry: Carry, positive: Float[Array, " r"]) -> Float[Array, " r"]:
+    def positive_slopes(self, carry: Carry, positive: Row) -> Row:
         return jnp.exp(positive - carry[0]) / carry[1] - 1
 
 
@@ -79,32 +65,20 @@ class SumHinge:
     margin: float = 0.2
     both = True
 
-    def start(self, positive: Float[Array, " r"]) -> Carry:
+    def start(self, positive: Row) -> Carry:
         return jnp.zeros_like(positive), jnp.zeros_like(positive)  # sum; number above the margin
 
-    def fold(
-        self,
-        carry: Carry,
-        scores: Float[Array, "r c"],
-        positive: Float[Array, " r"],
-        negative: Bool[Array, "r c"],
-    ) -> Carry:
+    def fold(self, carry: Carry, scores: Tile, positive: Row, negative: Mask) -> Carry:
         cost = _hinge(self.margin, scores, positive, negative)
         return carry[0] + cost.sum(axis=1), carry[1] + (cost > 0).sum(axis=1)
 
-    def losses(self, carry: Carry, positive: Float[Array, " r"]) -> Float[Array, " r"]:
+    def losses(self, carry: Carry, positive: Row) -> Row:
         return carry[0]
 
-    def slopes(
-        self,
-        carry: Carry,
-        scores: Float[Array, "r c"],
-        positive: Float[Array, " r"],
-        negative: Bool[Array, "r c"],
-    ) -> Float[Array, "r c"]:
+    def slopes(self, carry: Carry, scores: Tile, positive: Row, negative: Mask) -> Tile:
         return (_hinge(self.margin, scores, positive, negative) > 0).astype(scores.dtype)
 
-    def positive_slopes(self, carry: Carry, positive: Float[Array, " r"]) -> Float[Array, " r"]:
+    def positive_slopes(self, carry: Carry, positive: Row) -> Row:
         return -carry[1]
 
 
@@ -118,36 +92,24 @@ class HardestHinge:
     margin: float = 0.2
     both = True
 
-    def start(self, positive: Float[Array, " r"]) -> Carry:
+    def start(self, positive: Row) -> Carry:
         return jnp.zeros_like(positive), jnp.zeros_like(positive)  # largest cost; how many have it
 
-    def fold(
-        self,
-        carry: Carry,
-        scores: Float[Array, "r c"],
-        positive: Float[Array, " r"],
-        negative: Bool[Array, "r c"],
-    ) -> Carry:
+    def fold(self, carry: Carry, scores: Tile, positive: Row, negative: Mask) -> Carry:
         cost = _hinge(self.margin, scores, positive, negative)
         most = jnp.maximum(carry[0], cost.max(axis=1))
         here = ((cost == most[:, None]) & (cost > 0)).sum(axis=1)
         return most, jnp.where(carry[0] == most, carry[1], 0) + here
 
-    def losses(self, carry: Carry, positive: Float[Array, " r"]) -> Float[Array, " r"]:
+    def losses(self, carry: Carry, positive: Row) -> Row:
         return carry[0]
 
-    def slopes(
-        self,
-        carry: Carry,
-        scores: Float[Array, "r c"],
-        positive: Float[Array, " r"],
-        negative: Bool[Array, "r c"],
-    ) -> Float[Array, "r c"]:
+    def slopes(self, carry: Carry, scores: Tile, positive: Row, negative: Mask) -> Tile:
         cost = _hinge(self.margin, scores, positive, negative)
         hardest = (cost > 0) & (cost == carry[0][:, None])
         return jnp.where(hardest, 1 / jnp.maximum(carry[1], 1)[:, None], 0)
 
-    def positive_slopes(self, carry: Carry, positive: Float[Array, " r"]) -> Float[Array, " r"]:
+    def positive_slopes(self, carry: Carry, positive: Row) -> Row:
         return -(carry[1] > 0).astype(positive.dtype)
 
 
@@ -160,31 +122,19 @@ class Sigmoid:
 
     both = False
 
-    def start(self, positive: Float[Array, " r"]) -> Carry:
+    def start(self, positive: Row) -> Carry:
         return (jax.nn.softplus(-positive),)
 
-    def fold(
-        self,
-        carry: Carry,
-        scores: Float[Array, "r c"],
-        positive: Float[Array, " r"],
-        negative: Bool[Array, "r c"],
-    ) -> Carry:
+    def fold(self, carry: Carry, scores: Tile, positive: Row, negative: Mask) -> Carry:
         return (carry[0] + jnp.where(negative, jax.nn.softplus(scores), 0).sum(axis=1),)
 
-    def losses(self, carry: Carry, positive: Float[Array, " r"]) -> Float[Array, " r"]:
+    def losses(self, carry: Carry, positive: Row) -> Row:
         return carry[0]
 
-    def slopes(
-        self,
-        carry: Carry,
-        scores: Float[Array, "r c"],
-        positive: Float[Array, " r"],
-        negative: Bool[Array, "r c"],
-    ) -> Float[Array, "r c"]:
+    def slopes(self, carry: Carry, scores: Tile, positive: Row, negative: Mask) -> Tile:
         return jnp.where(negative, jax.nn.sigmoid(scores), 0)
 
-    def positive_slopes(self, carry: Carry, positive: Float[Array, " r"]) -> Float[Array, " r"]:
+    def positive_slopes(self, carry: Carry, positive: Row) -> Row:
         return -jax.nn.sigmoid(-positive)
 
 
@@ -264,7 +214,7 @@ class Counted:
     def both(self) -> bool:
         return self.loss.both
 
-    def start(self, positive: Float[Array, " r"]) -> Carry:
+    def start(self, positive: Row) -> Carry:
         # A positive that is no number is beaten from the start.
         return (
             *self.loss.start(positive),
@@ -272,13 +222,7 @@ class Counted:
             jnp.zeros_like(positive),
         )
 
-    def fold(
-        self,
-        carry: Carry,
-        scores: Float[Array, "r c"],
-        positive: Float[Array, " r"],
-        negative: Bool[Array, "r c"],
-    ) -> Carry:
+    def fold(self, carry: Carry, scores: Tile, positive: Row, negative: Mask) -> Carry:
         *kept, beaten, ties = carry
         own = positive[:, None]
         # "not <=" and not ">": a NaN must never look like a win.
@@ -286,28 +230,17 @@ class Counted:
         ties += (negative & (scores == own)).sum(axis=1)
         return (*self.loss.fold(tuple(kept), scores, positive, negative), beaten, ties)
 
-    def losses(self, carry: Carry, positive: Float[Array, " r"]) -> Float[Array, " r"]:
+    def losses(self, carry: Carry, positive: Row) -> Row:
         return self.loss.losses(carry[:-2], positive)
 
-    def slopes(
-        self,
-        carry: Carry,
-        scores: Float[Array, "r c"],
-        positive: Float[Array, " r"],
-        negative: Bool[Array, "r c"],
-    ) -> Float[Array, "r c"]:
+    def slopes(self, carry: Carry, scores: Tile, positive: Row, negative: Mask) -> Tile:
         return self.loss.slopes(carry[:-2], scores, positive, negative)
 
-    def positive_slopes(self, carry: Carry, positive: Float[Array, " r"]) -> Float[Array, " r"]:
+    def positive_slopes(self, carry: Carry, positive: Row) -> Row:
         return self.loss.positive_slopes(carry[:-2], positive)
 
 
-def _hinge(
-    margin: float,
-    scores: Float[Array, "r c"],
-    positive: Float[Array, " r"],
-    negative: Bool[Array, "r c"],
-) -> Float[Array, "r c"]:
+def _hinge(margin: float, scores: Tile, positive: Row, negative: Mask) -> Tile:
     return jnp.where(negative, jax.nn.relu(margin - positive[:, None] + scores), 0)
 
 

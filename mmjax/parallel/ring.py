@@ -23,6 +23,9 @@ from jaxtyping import Array, Bool, Float
 from mmjax.parallel import rules
 
 Tree = Any
+Row = Float[Array, " r"]  # a value per row of a tile
+Tile = Float[Array, "r c"]
+Mask = Bool[Array, "r c"]
 Carry = tuple[Array, ...]
 
 
@@ -38,31 +41,19 @@ class Reduction(Protocol):
 
     both: bool
 
-    def start(self, positive: Float[Array, " r"]) -> Carry:
+    def start(self, positive: Row) -> Carry:
         """Before any negative; arrays [r]."""
 
-    def fold(
-        self,
-        carry: Carry,
-        scores: Float[Array, "r c"],
-        positive: Float[Array, " r"],
-        negative: Bool[Array, "r c"],
-    ) -> Carry:
+    def fold(self, carry: Carry, scores: Tile, positive: Row, negative: Mask) -> Carry:
         """With the tile's negatives."""
 
-    def losses(self, carry: Carry, positive: Float[Array, " r"]) -> Float[Array, " r"]:
+    def losses(self, carry: Carry, positive: Row) -> Row:
         """After all of them."""
 
-    def slopes(
-        self,
-        carry: Carry,
-        scores: Float[Array, "r c"],
-        positive: Float[Array, " r"],
-        negative: Bool[Array, "r c"],
-    ) -> Float[Array, "r c"]:
+    def slopes(self, carry: Carry, scores: Tile, positive: Row, negative: Mask) -> Tile:
         """Derivative of the final `losses` by each score of the tile."""
 
-    def positive_slopes(self, carry: Carry, positive: Float[Array, " r"]) -> Float[Array, " r"]:
+    def positive_slopes(self, carry: Carry, positive: Row) -> Row:
         """Derivative of the final `losses` by the positive score."""
 
 
