@@ -1,4 +1,4 @@
-"""Self-attention of one transformer layer (Vaswani et al. 2017, section 3.2)."""
+"""Attention of one transformer layer (Vaswani et al. 2017, section 3.2)."""
 
 from __future__ import annotations
 
@@ -19,8 +19,11 @@ from mmjax.parallel.rules import constrain
 MASKED = -1e30
 
 
-class SelfAttention(nn.Module):
-    """Every token attends to every real token of its row, in both directions."""
+class Attention(nn.Module):
+    """Every token attends to the tokens of its row that `mask` lets it see.
+
+    `mask` is [B, L]: all see the real tokens, in both directions; or [B, L, M]: who sees whom.
+    """
 
     heads: int
     head_dim: int
@@ -29,7 +32,7 @@ class SelfAttention(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"], train: bool = False
+        self, x: Float[Array, "B L D"], mask: Bool[Array, "B *L L"], train: bool = False
     ) -> Float[Array, "B L D"]:
         heads = (self.heads, self.head_dim)
         names = ("heads", "head_dim")
@@ -41,35 +44,44 @@ class SelfAttention(nn.Module):
         query, key, value = project("query"), project("key"), project("value")
         keep = None
         if train and self.dropout > 0:
-            batch, length = mask.shape
-            shape = (batch, self.heads, length, length)
+            shape = (x.shape[0], self.heads, x.shape[1], mask.shape[-1])
             keep = keep_mask(self.make_rng("dropout"), self.dropout, shape)
             keep = constrain(keep, "batch", "act_heads", "length", None)
         mixed = attend(query, key, value, mask, keep, self.dropout)  # [B, L, H, K]
         return Projection((x.shape[-1],), names, ("embed",), self.dtype, name="output")(mixed)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5,))
+@partial(jax.custom_vjp, nondiff_argnums=(5, 7))
 def attend(
     query: Float[Array, "B L H K"],
     key: Float[Array, "B M H K"],
     value: Float[Array, "B M H K"],
-    mask: Bool[Array, "B M"],
+    mask: Bool[Array, "B *L M"],
     keep: Bool[Array, "B H L M"] | None,
     dropout: float,
+    bias: Float[Array, "H L M"] | None = None,
+    scale: float | None = None,
 ) -> Float[Array, "B L H K"]:
-    """softmax(query key / sqrt(K)) value over the keys that `mask` allows; softmax in float32.
+    """softmax(scale query key + bias) value over the keys that `mask` allows; softmax in float32.
 
-    `keep` is the dropout mask of the weights at rate `dropout`. The backward pass computes the
+    `mask` is [B, M], the same for every query, or [B, L, M]. `keep` is the dropout mask of the
+    weights at rate `dropout`; `scale` is 1 / sqrt(K) when None. The backward pass computes the
     weights [B, H, L, M] again instead of keeping them (Dao et al. 2022, section 3.1).
     """
-    return _attend_forward(query, key, value, mask, keep, dropout)[0]
+    return _attend_forward(query, key, value, mask, keep, dropout, bias, scale)[0]
 
 
 def _attend_forward(
-    query: Array, key: Array, value: Array, mask: Array, keep: Array | None, dropout: float
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array,
+    keep: Array | None,
+    dropout: float,
+    bias: Array | None,
+    scale: float | None,
 ) -> tuple[Array, tuple[Array | None, ...]]:
-    logits = _logits(query, key, mask)  # [B, H, L, M]
+    logits = _logits(query, key, mask, bias, scale)  # [B, H, L, M]
     highest = jnp.max(logits, axis=-1, keepdims=True)
     weights = jnp.exp(logits - highest)
     inverse = 1 / jnp.sum(weights, axis=-1, keepdims=True)  # [B, H, L, 1]
@@ -77,34 +89,44 @@ def _attend_forward(
     out = _float32("bhlm,bmhk->blhk", weights, value)
     # Divided after the product: by K / M fewer divisions.
     out = (out * jnp.swapaxes(inverse, 1, 2)).astype(value.dtype)
-    return out, (query, key, value, mask, keep, highest, inverse, out)
+    return out, (query, key, value, mask, keep, bias, highest, inverse, out)
 
 
 def _attend_backward(
-    dropout: float, saved: tuple[Array | None, ...], dout: Array
+    dropout: float, scale: float | None, saved: tuple[Array | None, ...], dout: Array
 ) -> tuple[Array | None, ...]:
-    query, key, value, mask, keep, highest, inverse, out = saved
+    query, key, value, mask, keep, bias, highest, inverse, out = saved
     dtype = query.dtype
-    weights = jnp.exp(_logits(query, key, mask) - highest) * inverse
+    weights = jnp.exp(_logits(query, key, mask, bias, scale) - highest) * inverse
     dropped = _drop(weights, keep, dropout).astype(dtype)
     dvalue = _float32("bhlm,blhk->bmhk", dropped, dout)
     dweights = _drop(_float32("blhk,bmhk->bhlm", dout, value), keep, dropout)
     # The softmax's gradient needs sum(weights * dweights) per row, which is sum(out * dout).
     along = jnp.sum(out.astype(jnp.float32) * dout.astype(jnp.float32), axis=-1)  # [B, L, H]
     dlogits = weights * (dweights - jnp.swapaxes(along, 1, 2)[..., None])
+    dbias = None if bias is None else jnp.sum(dlogits, axis=0).astype(bias.dtype)
     dlogits = dlogits.astype(dtype)
-    scale = 1 / math.sqrt(query.shape[-1])
+    scale = _scale(query, scale)
     dquery = _float32("bhlm,bmhk->blhk", dlogits, key) * scale
     dkey = _float32("bhlm,blhk->bmhk", dlogits, query) * scale
-    return dquery.astype(dtype), dkey.astype(dtype), dvalue.astype(dtype), None, None
+    return dquery.astype(dtype), dkey.astype(dtype), dvalue.astype(dtype), None, None, dbias
 
 
 attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _logits(query: Array, key: Array, mask: Array) -> Array:
-    logits = _float32("blhk,bmhk->bhlm", query, key) * (1 / math.sqrt(query.shape[-1]))
-    return jnp.where(mask[:, None, None, :], logits, MASKED)
+def _logits(
+    query: Array, key: Array, mask: Array, bias: Array | None, scale: float | None
+) -> Array:
+    logits = _float32("blhk,bmhk->bhlm", query, key) * _scale(query, scale)
+    if bias is not None:
+        logits = logits + bias
+    mask = mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
+    return jnp.where(mask, logits, MASKED)
+
+
+def _scale(query: Array, scale: float | None) -> float:
+    return 1 / math.sqrt(query.shape[-1]) if scale is None else scale
 
 
 def _drop(x: Array, keep: Array | None, dropout: float) -> Array:

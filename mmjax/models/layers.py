@@ -129,9 +129,9 @@ class LearnedPositions(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, length: int, width: int) -> Float[Array, "L D"]:
+    def __call__(self, positions: Int[Array, "*n"], width: int) -> Float[Array, "*n D"]:
         table = Table(self.max_positions, width, "position", dtype=self.dtype, name="table")
-        return table(jnp.arange(length))
+        return table(positions)
 
 
 class FeedForward(nn.Module):

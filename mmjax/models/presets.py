@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmjax.models.attention import SelfAttention
+from mmjax.models.attention import Attention
 from mmjax.models.layers import FeedForward, LayerNorm, LearnedPositions
 from mmjax.models.resnet import ResNetConfig
 from mmjax.models.transformer import TransformerConfig
@@ -34,7 +34,7 @@ def bert(
         layers=layers,
         norm=LayerNorm(epsilon),
         position=LearnedPositions(max_positions),
-        attention=SelfAttention(heads, width // heads, attention_dropout),
+        attention=Attention(heads, width // heads, attention_dropout),
         feed_forward=FeedForward(feed_forward, activation),
         segments=segments,
         dropout=dropout,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from mmjax.models.attention import SelfAttention
+from mmjax.models.attention import Attention
 from mmjax.models.layers import (
     Dropout,
     FeedForward,
@@ -51,7 +51,7 @@ class TransformerConfig:
     layers: int
     norm: LayerNorm
     position: LearnedPositions
-    attention: SelfAttention
+    attention: Attention
     feed_forward: FeedForward
     segments: int = 2
     dropout: float = 0.1
@@ -75,9 +75,12 @@ class TransformerConfig:
 class Transformer(nn.Module):
     """Encodes rows of token ids: one vector per token.
 
-    `mask` is True at real tokens; what comes out at padding is undefined. `segments` says which
-    of the config's segments a token belongs to (all 0 when None). With `train=True` dropout is
-    on and needs the rng "dropout". Raises ValueError when L is beyond the positions there are.
+    `mask` is [B, L], True at real tokens, which every token sees; or [B, L, M], True where token
+    l sees token m (causal, or several texts packed into one row). What comes out at padding is
+    undefined. `segments` says which of the config's segments a token belongs to (all 0 when None),
+    `positions` where it stands in its text (0, 1, 2, ... when None; packed texts begin at 0 each).
+    With `train=True` dropout is on and needs the rng "dropout". Raises ValueError when L is beyond
+    the positions there are; a value of `positions` that is gives NaN.
     """
 
     config: TransformerConfig
@@ -86,14 +89,15 @@ class Transformer(nn.Module):
     def __call__(
         self,
         ids: Int[Array, "B L"],
-        mask: Bool[Array, "B L"],
+        mask: Bool[Array, "B *L L"],
         segments: Int[Array, "B L"] | None = None,
         *,
+        positions: Int[Array, "B L"] | None = None,
         train: bool = False,
     ) -> Float[Array, "B L D"]:
         config = self.config
-        _check_input(config, ids, mask, segments)
-        x = Embeddings(config, name="embeddings")(ids, segments, train)
+        _check_input(config, ids, mask, segments, positions)
+        x = Embeddings(config, name="embeddings")(ids, segments, positions, train)
         x, _ = _stack(config)(config, train, name="layers")(x, mask)
         return x
 
@@ -105,7 +109,11 @@ class Embeddings(nn.Module):
 
     @nn.compact
     def __call__(
-        self, ids: Int[Array, "B L"], segments: Int[Array, "B L"] | None, train: bool
+        self,
+        ids: Int[Array, "B L"],
+        segments: Int[Array, "B L"] | None,
+        positions: Int[Array, "B L"] | None,
+        train: bool,
     ) -> Float[Array, "B L D"]:
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         words = Table(
@@ -115,7 +123,7 @@ class Embeddings(nn.Module):
         position = config.position.copy(name="position", dtype=dtype)
         norm = config.norm.copy(name="norm", dtype=dtype)
         x = constrain(words(ids), "batch", "length", "act_embed")  # [B, L, D]
-        x = x + position(ids.shape[1], config.width)
+        x = x + position(jnp.arange(ids.shape[1]) if positions is None else positions, config.width)
         x = x + segment(jnp.zeros_like(ids) if segments is None else segments)
         x = Dropout(config.dropout)(norm(x), train)
         return constrain(x, "batch", "length", "act_embed")
@@ -129,7 +137,7 @@ class PostNormLayer(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"]
+        self, x: Float[Array, "B L D"], mask: Bool[Array, "B *L L"]
     ) -> tuple[Float[Array, "B L D"], None]:
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         dropout = Dropout(config.dropout)
@@ -165,13 +173,24 @@ def _stack(config: TransformerConfig) -> Any:
     )
 
 
-def _check_input(config: TransformerConfig, ids: Array, mask: Array, segments: Array | None):
+def _check_input(
+    config: TransformerConfig,
+    ids: Array,
+    mask: Array,
+    segments: Array | None,
+    positions: Array | None,
+):
     if ids.ndim != 2:
         raise ValueError(f"ids have shape {ids.shape}; [batch, length] is needed")
-    for name, array in (("mask", mask), ("segments", segments)):
+    if mask.shape not in (ids.shape, (*ids.shape, ids.shape[1])):
+        raise ValueError(
+            f"mask has shape {mask.shape}, but ids have {ids.shape}: the same is needed, or one "
+            "more axis of that length for who sees whom"
+        )
+    for name, array in (("segments", segments), ("positions", positions)):
         if array is not None and array.shape != ids.shape:
             raise ValueError(f"{name} has shape {array.shape}, but ids have {ids.shape}")
-    if ids.shape[1] > config.position.max_positions:
+    if positions is None and ids.shape[1] > config.position.max_positions:
         raise ValueError(
             f"rows of {ids.shape[1]} tokens: the model has {config.position.max_positions} "
             "positions; clip the input to that length"
