@@ -210,7 +210,7 @@ class TurnEvaluator(Evaluator):
             samples=metric.parts(decisions),
             per_example={
                 "label": rows.label,
-                "probability": np.round(rows.probability, 6),
+                "probability": np.round(rows.probability, 9),
                 "dialogue": rows.record,
             },
             groups=rows.record,
