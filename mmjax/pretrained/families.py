@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from mmjax.pretrained.bert import ALBERT, BERT
 from mmjax.pretrained.family import Family
+from mmjax.pretrained.t5 import MT5, T5
 
 FAMILIES: dict[str, tuple[Family, ...]] = {
     "bert": (BERT,),
     "albert": (ALBERT,),
+    "t5": (T5,),
+    "mt5": (MT5,),
 }
