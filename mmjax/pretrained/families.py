@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from mmjax.pretrained.bert import ALBERT, BERT
 from mmjax.pretrained.family import Family
+from mmjax.pretrained.gpt2 import GPT2
 from mmjax.pretrained.t5 import MT5, T5
 
 FAMILIES: dict[str, tuple[Family, ...]] = {
     "bert": (BERT,),
     "albert": (ALBERT,),
+    "gpt2": (GPT2,),
     "t5": (T5,),
     "mt5": (MT5,),
 }
