@@ -6,6 +6,7 @@ from mmjax.pretrained.bert import ALBERT, BERT
 from mmjax.pretrained.family import Family
 from mmjax.pretrained.gpt2 import GPT2
 from mmjax.pretrained.t5 import MT5, T5
+from mmjax.pretrained.vit import VIT
 
 FAMILIES: dict[str, tuple[Family, ...]] = {
     "bert": (BERT,),
@@ -13,4 +14,5 @@ FAMILIES: dict[str, tuple[Family, ...]] = {
     "gpt2": (GPT2,),
     "t5": (T5,),
     "mt5": (MT5,),
+    "vit": (VIT,),
 }
