@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from mmjax.models.layers import Projection, keep_mask
+from mmjax.models.layers import INITIAL_STD, Projection, keep_mask
 from mmjax.parallel.rules import constrain
 
 # Finite, so that a row whose keys are all padding (an example that only fills up a batch) gives
@@ -20,35 +20,67 @@ MASKED = -1e30
 
 
 class Attention(nn.Module):
-    """Every token attends to the tokens of its row that `mask` lets it see.
+    """Every token attends to the tokens that `mask` lets it see: of its own row, or of `memory`.
 
-    `mask` is [B, L]: all see the real tokens, in both directions; or [B, L, M]: who sees whom.
+    `mask` is [B, M]: all see the real tokens, in both directions; or [B, L, M]: who sees whom.
+    `causal`: whatever the mask says, none sees a later one. `scale` is the factor on the dot
+    products, 1 / sqrt(head_dim) when None. `std` is of the initial weights, None: 1 / sqrt(number
+    of inputs); those of the query take in what `scale` leaves out, those of the output are times
+    `output_gain`.
     """
 
     heads: int
     head_dim: int
     dropout: float = 0.0
+    causal: bool = False
+    scale: float | None = None
+    use_bias: bool = True
+    std: float | None = INITIAL_STD
+    output_gain: float = 1.0
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B L D"], mask: Bool[Array, "B *L L"], train: bool = False
+        self,
+        x: Float[Array, "B L D"],
+        mask: Bool[Array, "B *L M"],
+        train: bool = False,
+        *,
+        memory: Float[Array, "B M D"] | None = None,
+        bias: Float[Array, "H L M"] | None = None,
     ) -> Float[Array, "B L D"]:
         heads = (self.heads, self.head_dim)
         names = ("heads", "head_dim")
+        memory = x if memory is None else memory
 
-        def project(name: str) -> Array:
-            y = Projection(heads, ("embed",), names, self.dtype, name=name)(x)
+        def project(name: str, x: Array, gain: float = 1.0) -> Array:
+            std = gain * (x.shape[-1] ** -0.5 if self.std is None else self.std)
+            y = Projection(heads, ("embed",), names, self.dtype, self.use_bias, std, name=name)(x)
             return constrain(y, "batch", "length", "act_heads", None)  # [B, L, H, K]
 
-        query, key, value = project("query"), project("key"), project("value")
+        left_out = 1.0 if self.scale is None else self.head_dim**-0.5 / self.scale
+        query = project("query", x, left_out)
+        key, value = project("key", memory), project("value", memory)
+        if self.causal:
+            mask = causal(mask)
         keep = None
         if train and self.dropout > 0:
             shape = (x.shape[0], self.heads, x.shape[1], mask.shape[-1])
             keep = keep_mask(self.make_rng("dropout"), self.dropout, shape)
             keep = constrain(keep, "batch", "act_heads", "length", None)
-        mixed = attend(query, key, value, mask, keep, self.dropout)  # [B, L, H, K]
-        return Projection((x.shape[-1],), names, ("embed",), self.dtype, name="output")(mixed)
+        mixed = attend(query, key, value, mask, keep, self.dropout, bias, self.scale)
+        inputs = self.heads * self.head_dim
+        std = self.output_gain * (inputs**-0.5 if self.std is None else self.std)
+        output = Projection((x.shape[-1],), names, ("embed",), self.dtype, self.use_bias, std,
+                            name="output")  # fmt: skip
+        return output(mixed)
+
+
+def causal(mask: Bool[Array, "B *L M"]) -> Bool[Array, "B M M"]:
+    """The mask [B, M] or [B, M, M], also closed to keys that come after the query."""
+    mask = mask[:, None, :] if mask.ndim == 2 else mask
+    length = mask.shape[-1]
+    return mask & (jnp.arange(length)[:, None] >= jnp.arange(length))
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(5, 7))

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
+from mmjax.models.activations import gelu
 from mmjax.models.attention import attend
-from mmjax.models.layers import Dropout, gelu, keep_mask, project, standardize
-from mmjax.models.presets import PRESETS, bert
-from mmjax.models.transformer import REMAT_POLICIES, Transformer
+from mmjax.models.layers import Dropout, keep_mask, project, standardize
+from mmjax.models.presets import bert
+from mmjax.models.stack import REMAT_POLICIES
+from mmjax.models.transformer import Transformer
 from mmjax.parallel.rules import LOGICAL_RULES, partition_spec
 
 SMALL = bert(
@@ -145,7 +147,7 @@ def test_every_layer_draws_its_own_dropout():
 
     def record(call, args, kwargs, context):
         out = call(*args, **kwargs)
-        if isinstance(context.module, Dropout):
+        if isinstance(context.module, Dropout) and context.module.rate > 0:
             jax.debug.callback(lambda x: zeros.append(np.asarray(x) == 0), out, ordered=True)
         return out
 
@@ -317,22 +319,3 @@ def test_input_that_does_not_fit_is_refused_in_words(shapes, message):
 def test_a_config_with_an_unknown_choice_is_refused(change):
     with pytest.raises(ValueError, match=next(iter(change))):
         dataclasses.replace(SMALL, **change)
-
-
-def test_heads_that_do_not_divide_the_width_are_refused():
-    with pytest.raises(ValueError, match="5 heads"):
-        bert(layers=1, width=32, heads=5, feed_forward=8)
-
-
-@pytest.mark.parametrize(
-    ("preset", "millions"), [("bert-tiny", 4.37), ("bert-base", 108.9), ("minilm-l6", 22.6)]
-)
-def test_presets_have_the_published_sizes(preset, millions):
-    """Counts of the published checkpoints without their pooler."""
-    config = PRESETS[preset]
-    shape = jax.ShapeDtypeStruct((1, 4), jnp.int32)
-    mask = jax.ShapeDtypeStruct((1, 4), bool)
-    params = jax.eval_shape(Transformer(config).init, jax.random.key(0), shape, mask)
-    count = sum(p.size for p in jax.tree.leaves(params))
-    count -= (config.padded_vocab_size - config.vocab_size) * config.width
-    assert round(count / 1e6, 2 if count < 1e7 else 1) == millions
