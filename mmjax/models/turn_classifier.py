@@ -47,8 +47,9 @@ class TurnClassifier(nn.Module):
         text, mask = batch["text"], batch["text"]["mask"]
         if "turn" in batch:
             mask = turn_causal_mask(batch["turn"]["ids"], mask)
-        # More speakers than the encoder has segments share the last.
-        segments = jnp.minimum(batch["speaker"]["ids"], config.encoder.segments - 1)
+        segments = None
+        if config.encoder.segments:  # more speakers than there are segments share the last
+            segments = jnp.minimum(batch["speaker"]["ids"], config.encoder.segments - 1)
         encoder = Transformer(config.encoder, name="text_tower")
         hidden = encoder(text["ids"], mask, segments, train=train)  # [B, L, D]
         read = jnp.take_along_axis(hidden, batch["place"]["ids"][..., None], axis=1)  # [B, T, D]

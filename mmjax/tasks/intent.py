@@ -147,10 +147,11 @@ class IntentTask(Task):
             unroll=model.unroll,
             remat=model.remat,
         )
-        if self.options.max_length > encoder.position.max_positions:
+        position = encoder.position
+        if position is not None and self.options.max_length > position.max_positions:
             raise UserError(
                 f"config.task.max_length={self.options.max_length} is more than the encoder's "
-                f"{encoder.position.max_positions} positions."
+                f"{position.max_positions} positions."
             )
         return TurnClassifier(TurnClassifierConfig(encoder, model.hidden_dim, model.activation))
 
