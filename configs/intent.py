@@ -1,9 +1,10 @@
 """Photo-sharing intent (PhotoChat, task A): after which turn of a dialogue is a photo shared?
 
-    configs/intent.py                                 the paper's BERT-base, from scratch
-    configs/intent.py:weights=FOLDER                  from pretrained weights
+    configs/intent.py:weights=FOLDER                  the paper's BERT-base, from its weights
+    configs/intent.py:model=albert,weights=FOLDER     ALBERT-base
+    configs/intent.py:model=t5,weights=FOLDER         T5-base, asked in words; or size=3b
     configs/intent.py:text=minilm,weights=FOLDER      MiniLM: small and quick
-    configs/intent.py:prefix=shared                   a dialogue is read once, and scored throughout
+    configs/intent.py:prefix=shared,...               a dialogue is read once, and scored throughout
     configs/intent.py:demo                            a small one on generated dialogues, in minutes
 
 `init_from=run://DIR` starts from the weights of another run. A single key is changed with
@@ -12,6 +13,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from types import SimpleNamespace
 
 from ml_collections import ConfigDict
@@ -29,12 +31,16 @@ from mmjax.errors import UserError
 from mmjax.optim.build import OptimOptions
 from mmjax.tasks.intent import IntentOptions, ModelOptions
 
-# text -> preset, name in tables
-TEXTS = {
-    "bert": ("bert-base", "BERT-base"),
-    "bert-tiny": ("bert-tiny", "BERT-tiny"),
-    "minilm": ("minilm-l6", "MiniLM-L6"),
+# model -> name in tables, size -> preset
+MODELS = {
+    "bert": ("BERT", {"base": "bert-base", "tiny": "bert-tiny"}),
+    "albert": ("ALBERT", {"base": "albert-base", "large": "albert-large"}),
+    "t5": (
+        "T5",
+        {"small": "t5-small", "base": "t5-base", "large": "t5-large", "3b": "t5-3b"},
+    ),
 }
+RECIPES = ("", "minilm")
 PREFIXES = ("separate", "shared")
 
 # Of a dialogue every turn is an example; where it is read once, it is one for all of its turns.
@@ -48,33 +54,65 @@ def get_config(variant: str = "") -> ConfigDict:
     """See the module's docstring.
 
     Args:
-      variant: `text`: one of TEXTS; `weights`: folder or hub id to start from; `prefix`: one of
-        PREFIXES; `dataset`: a builder; `init_from`: a run; `demo`: a small model, trained in
-        minutes on generated dialogues unless a dataset is named.
+      variant: `model`: one of MODELS; `size`: of it; `weights`: folder or hub id to start from;
+        `text=minilm`: another encoder, with a recipe of its own; `prefix`: one of PREFIXES;
+        `dataset`: a builder; `init_from`: a run; `demo`: a small model, trained in minutes on
+        generated dialogues unless a dataset is named.
     """
     arg = parse_variant(
-        variant, text="bert", weights="", prefix="separate", dataset="", init_from="", demo=False
+        variant,
+        model="bert",
+        size="base",
+        text="",
+        weights="",
+        prefix="separate",
+        dataset="",
+        init_from="",
+        demo=False,
     )
-    for name, choices in (("text", TEXTS), ("prefix", PREFIXES)):
-        value = getattr(arg, name)
-        if value not in choices:
-            near = suggestion(value, choices)
-            raise UserError(f"variant {name}={value!r} of the config does not exist{near}.")
+    _check(arg, model=MODELS, text=RECIPES, prefix=PREFIXES)
+    _check(arg, size=MODELS[arg.model][1])
+    if arg.model != "bert" and (arg.demo or arg.text):
+        raise UserError(f"variant model={arg.model} does not go with demo or text=minilm.")
     arg.dataset = arg.dataset or ("photochat/demo" if arg.demo else "photochat")
     if arg.demo:
         return _demo(arg)
     if arg.text == "minilm":
         return _minilm(arg)
-    return _paper(arg)
+    return _t5(arg) if arg.model == "t5" else _paper(arg)
+
+
+def _check(arg: SimpleNamespace, **choices: Collection[str]) -> None:
+    for name, known in choices.items():
+        if (value := getattr(arg, name)) not in known:
+            near = suggestion(value, filter(None, known))
+            raise UserError(f"variant {name}={value!r} of the config does not exist{near}.")
 
 
 def _paper(arg: SimpleNamespace) -> ConfigDict:
-    """BERT's [CLS], 128, 2; what the paper leaves open as BERT is usually fine-tuned."""
+    """[CLS], 128, 2; what the paper leaves open as BERT's authors fine-tune it."""
     return _config(
         arg,
         task=IntentOptions(prefix=arg.prefix),
-        model=ModelOptions(text=TEXTS[arg.text][0], weights=arg.weights or None),
-        optim=OptimOptions(learning_rate=2e-5, warmup_fraction=0.1),
+        model=ModelOptions(text=MODELS[arg.model][1][arg.size], weights=arg.weights or None),
+        optim=OptimOptions(
+            learning_rate=2e-5, eps=1e-6, bias_correction=False, warmup_fraction=0.1
+        ),
+        batch_size=32,
+        epochs=3.0,
+        eval=EvalOptions(every_epochs=1.0, metric="f1"),
+    )
+
+
+def _t5(arg: SimpleNamespace) -> ConfigDict:
+    """Adafactor at a constant 1e-3, as T5's authors fine-tune it."""
+    return _config(
+        arg,
+        task=IntentOptions(prefix=arg.prefix),
+        model=ModelOptions(text=MODELS["t5"][1][arg.size], weights=arg.weights or None),
+        optim=OptimOptions(
+            name="adafactor", learning_rate=1e-3, schedule="constant", clip_norm=None
+        ),
         batch_size=32,
         epochs=3.0,
         eval=EvalOptions(every_epochs=1.0, metric="f1"),
@@ -90,8 +128,10 @@ def _minilm(arg: SimpleNamespace) -> ConfigDict:
         )
     return _config(
         arg,
+        name="MiniLM-L6",
         task=IntentOptions(prefix=arg.prefix, max_length=128),
-        model=ModelOptions(text="minilm-l6", weights=arg.weights, unroll=0),
+        # Not unrolled: a program per length is compiled, and each in a fraction of the time.
+        model=ModelOptions(text="minilm-l6", weights=arg.weights),
         optim=OptimOptions(learning_rate=5e-5, warmup_fraction=0.06),
         batch_size=64,
         epochs=1.0,
@@ -119,7 +159,7 @@ def _demo(arg: SimpleNamespace) -> ConfigDict:
 def _config(
     arg: SimpleNamespace, *, batch_size: int, epochs: float, name: str = "", **sections: object
 ) -> ConfigDict:
-    name = name or TEXTS[arg.text][1]
+    name = name or f"{MODELS[arg.model][0]}-{arg.size.upper() if arg.size == '3b' else arg.size}"
     shared = arg.prefix == "shared"
     batch_size = max(1, batch_size // TURNS_PER_DIALOGUE) if shared else batch_size
     return new_config(

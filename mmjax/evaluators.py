@@ -10,7 +10,13 @@ import numpy as np
 
 from mmjax.data.index import ExampleIndex
 from mmjax.errors import UserError
-from mmjax.metrics.classification import ClassificationMetric, Decisions, best_threshold
+from mmjax.metrics.base import ratio
+from mmjax.metrics.classification import (
+    ClassificationMetric,
+    Decisions,
+    best_threshold,
+    f1_parts,
+)
 from mmjax.metrics.retrieval import (
     RankCounts,
     RetrievalMetric,
@@ -176,18 +182,22 @@ class TurnEvaluator(Evaluator):
     Attributes:
       threshold: on the probability, for the figures "...@threshold"; None: the one with the best F1
         on this split.
+      decided: a predictor of decisions [N, 1], which have figures "...@written"; None: there is
+        none. For examples that score one turn.
     """
 
     predictor: str
     target: str
     places: str
     threshold: float | None = None
+    decided: str | None = None
     chosen = ("threshold",)
 
     @property
     def metric_names(self) -> Sequence[str]:
         names = ("precision", "recall", "f1")
-        at = (f"{name}@threshold" for name in names)
+        ways = ("threshold",) if self.decided is None else ("threshold", "written")
+        at = (f"{name}@{way}" for way in ways for name in names)
         return (*names, *at, "average_precision", "threshold")
 
     def evaluate(self, index: ExampleIndex, predict: Predict) -> Evaluation:
@@ -205,9 +215,15 @@ class TurnEvaluator(Evaluator):
             threshold = best_threshold(rows.label, rows.probability)
         decisions = Decisions(rows.label, rows.probability)
         metric = ClassificationMetric(threshold)
+        metrics, samples = metric.compute(decisions), metric.parts(decisions)
+        if self.decided is not None:
+            written = predict(self.decided, np.arange(len(index)))[:, 0]
+            parts = f1_parts(rows.label, written)
+            samples |= {f"{name}@written": part for name, part in parts.items()}
+            metrics |= {f"{name}@written": ratio(*part) for name, part in parts.items()}
         return Evaluation(
-            metrics=metric.compute(decisions),
-            samples=metric.parts(decisions),
+            metrics=metrics,
+            samples=samples,
             per_example={
                 "label": rows.label,
                 "probability": np.round(rows.probability, 9),

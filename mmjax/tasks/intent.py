@@ -1,207 +1,26 @@
 """Photo-sharing intent: after which turn of a dialogue is a photo shared? (PhotoChat, task A)
 
-A text encoder with a small head learns it. What an example is, is in `intent_examples`.
+An encoder with a small head learns it, or an encoder-decoder that answers in words.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import os
-from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal
-
-import jax
-import jax.numpy as jnp
-import numpy as np
-from etils import epath
-
-from mmjax.config import limited
-from mmjax.data import tokenizers
-from mmjax.data.examples import Example
-from mmjax.data.featurize import Ragged, buckets_up_to
-from mmjax.data.schema import Dialogue
-from mmjax.data.sources import Source
-from mmjax.data.splits import Split
-from mmjax.errors import UserError
-from mmjax.evaluators import Predict, TurnEvaluator, turn_rows
-from mmjax.losses.cross_entropy import cross_entropy
-from mmjax.losses.objective import LocalTerm, Objective
-from mmjax.models.turn_classifier import TurnClassifier, TurnClassifierConfig
-from mmjax.pretrained.loading import load_transformer
-from mmjax.tasks.base import Predictor, Task
-from mmjax.tasks.intent_examples import PLACES, TOKENS, IntentExamples, IntentOptions, answer
-from mmjax.tasks.towers import open_weights, text_tower
+from mmjax.models.presets import ENCODER_DECODER_PRESETS
+from mmjax.tasks.intent_encoder import EncoderIntentTask
+from mmjax.tasks.intent_examples import IntentOptions
+from mmjax.tasks.intent_task import IntentTask, ModelOptions
+from mmjax.tasks.intent_text import TextToTextIntentTask
+from mmjax.tasks.towers import FROM_FOLDER, open_weights
 
 
-@dataclasses.dataclass(frozen=True)
-class ModelOptions:
-    """The encoder and its head.
-
-    Attributes:
-      text: preset of the encoder (`mmjax.models.presets`), or "weights": as the folder says.
-      weights: Hugging Face folder or hub id to start from, with its tokenizer; None: from scratch.
-      hidden_dim, activation: of the layer between the encoder and the logits.
-      vocab_size: of the SentencePiece vocabulary that is trained on the training dialogues when
-        there is no `weights` folder.
-      dropout: of the encoder, everywhere in it; None: as the preset.
-      dtype: what is computed in.
-      unroll: layers per trip of the loop over layers; 0: all (fastest on a CPU).
-      remat: what the backward pass computes again.
-    """
-
-    text: str = "bert-base"
-    weights: str | None = None
-    hidden_dim: int = limited(128, low=1)
-    activation: Literal["tanh", "relu", "none"] = "tanh"
-    vocab_size: int = limited(8000, low=1)
-    dropout: float | None = limited(None, low=0, high=1)
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    unroll: int = limited(1, low=0)
-    remat: Literal["none", "full", "dots"] = "none"
+def intent_task(options: IntentOptions, model: ModelOptions) -> IntentTask:
+    """The task in the form that the network needs."""
+    answers = model.text in ENCODER_DECODER_PRESETS
+    if model.text == FROM_FOLDER and model.weights is not None:
+        answers = bool(open_weights(model.weights).config.get("is_encoder_decoder"))
+    return (TextToTextIntentTask if answers else EncoderIntentTask)(options, model)
 
 
-class IntentTask(Task):
-    """See `mmjax.tasks.base.Task` for the members."""
+OPTIONS, MODEL_OPTIONS, TASK = IntentOptions, ModelOptions, intent_task
 
-    key_names = ()
-    _rows: ClassVar = {"predictor": "share", "target": "share", "places": "place"}
-    cached = (*TOKENS, *PLACES)
-
-    def __init__(self, options: IntentOptions, model: ModelOptions):
-        self.options, self.model = options, model
-        self._weights = open_weights(model.weights)
-        self._examples: IntentExamples | None = None
-
-    def __getstate__(self) -> dict[str, Any]:
-        """For processes that make examples: they need no weights."""
-        return {**self.__dict__, "_weights": None}
-
-    def check_vocabulary(self, folder: epath.PathLike) -> None:
-        if self._weights is None:
-            return
-        theirs = tokenizers.load_tokenizer(os.fspath(folder))
-        if theirs.fingerprint != tokenizers.load_tokenizer(self._weights.path).fingerprint:
-            raise UserError(
-                "config.model.weights and config.train.init_from have different vocabularies: "
-                "leave one of them out, or begin the first stage with the same weights."
-            )
-
-    # Data
-
-    def fit(self, source: Source, folder: epath.PathLike) -> None:
-        """The tokenizer: the pretrained folder's, or a SentencePiece model of the dialogues."""
-        folder = os.fspath(folder)
-        if self._weights is not None:
-            tokenizers.load_tokenizer(self._weights.path).save(folder)
-        else:
-            dialogues = (source[i] for i in range(len(source)))
-            texts = (turn.text for dialogue in dialogues for turn in dialogue.turns if turn.text)
-            tokenizers.train_tokenizer(texts, self.model.vocab_size, folder)
-        self.load(folder)
-
-    def load(self, folder: epath.PathLike) -> None:
-        self._examples = IntentExamples(self.options, tokenizers.load_tokenizer(os.fspath(folder)))
-
-    @property
-    def identity(self) -> Mapping[str, Any]:
-        return {
-            "task": "intent",
-            "tokenizer": self._examples.tokenizer.fingerprint,
-            "prefix": self.options.prefix,
-            "max_length": self.options.max_length,
-        }
-
-    @property
-    def ragged(self) -> Mapping[str, Ragged]:
-        pads = {"text": self._examples.tokenizer.pad_id}
-        tokens = buckets_up_to(self.options.max_length, per_octave=4)
-        places = (1,) if self.options.prefix == "separate" else buckets_up_to(self._most_places)
-        return {
-            **{name: Ragged(pads.get(name, 0), tokens) for name in self._examples.token_features},
-            **{name: Ragged(0, places) for name in PLACES},
-        }
-
-    @property
-    def _most_places(self) -> int:
-        return 1 if self.options.prefix == "separate" else self.options.max_length - 1
-
-    def examples(self, dialogue: Dialogue) -> Iterable[Example]:
-        return self._examples.examples(dialogue)
-
-    def featurize(
-        self, dialogue: Dialogue, sub: int, rng: np.random.Generator | None
-    ) -> Mapping[str, np.ndarray]:
-        return self._examples.features(dialogue, sub)
-
-    # Learning
-
-    def module(self) -> TurnClassifier:
-        model = self.model
-        encoder = text_tower(
-            "text",
-            model.text,
-            self._weights,
-            self._examples.tokenizer,
-            dropout=model.dropout,
-            dtype=model.dtype,
-            unroll=model.unroll,
-            remat=model.remat,
-        )
-        position = encoder.position
-        if position is not None and self.options.max_length > position.max_positions:
-            raise UserError(
-                f"config.task.max_length={self.options.max_length} is more than the encoder's "
-                f"{position.max_positions} positions."
-            )
-        return TurnClassifier(TurnClassifierConfig(encoder, model.hidden_dim, model.activation))
-
-    def objective(self) -> Objective:
-        return Objective([LocalTerm("intent", self._loss)])
-
-    def _loss(self, outputs: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
-        labels = batch["label"]
-        return cross_entropy(
-            outputs["logits"],
-            labels["ids"],
-            labels["mask"] * batch["weight"][:, None],
-            class_weights=(1.0, self.options.positive_weight),
-            focal_gamma=self.options.focal_gamma,
-        )
-
-    def predictors(self) -> Mapping[str, Predictor]:
-        """ "share": log-odds that a photo follows, [B, places], padded to the most there can be."""
-        module, width = self.module(), self._most_places
-
-        def share(variables: Any, batch: Any) -> jax.Array:
-            logits = module.apply(variables, batch, train=False)["logits"]  # [B, T, 2]
-            odds = logits[..., 1] - logits[..., 0]
-            return jnp.pad(odds, ((0, 0), (0, width - odds.shape[1])))
-
-        return {"share": Predictor(share, (*self._examples.token_features, "place"))}
-
-    def initial_variables(self, target: Any) -> tuple[Any, Mapping[str, Any]]:
-        found, reports = super().initial_variables(target)
-        if self._weights is not None:
-            loaded = load_transformer(self._weights, target["params"]["text_tower"])
-            found["params"]["text_tower"], reports["text_tower"] = loaded
-        return found, reports
-
-    # Judging
-
-    def evaluator(self) -> TurnEvaluator:
-        return TurnEvaluator(**self._rows)
-
-    def answers(self, split: Split, predict: Predict, top: int) -> list[dict[str, Any]]:
-        """Every dialogue with the probability after each of its turns; `top` says nothing here."""
-        rows = turn_rows(split.index, predict, **self._rows)
-        records, first = np.unique(rows.record, return_index=True)
-        found = []
-        for record, probabilities in zip(
-            records, np.split(rows.probability, first[1:]), strict=True
-        ):
-            dialogue = split.source[int(record)]
-            found.append(answer(dialogue, dialogue.id, probabilities))
-        return found
-
-
-OPTIONS, MODEL_OPTIONS, TASK = IntentOptions, ModelOptions, IntentTask
+__all__ = ["IntentOptions", "IntentTask", "ModelOptions", "intent_task"]

@@ -8,6 +8,7 @@ section 4). A dialogue without a share asks too, and is answered with no through
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -21,6 +22,9 @@ from mmjax.data.tokenizers import Tokenizer
 
 # Features of the tokens, then of the places where a score is read.
 TOKENS, PLACES = ("text", "speaker", "turn"), ("place", "label")
+
+# T5 is told in words what is asked (PhotoChat, 5.1), and answers no or yes.
+PROMPT, JOINT, ANSWERS = "predict share intent:", "[SEP]", ("0", "1")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,7 +95,13 @@ def pieces(
 
 
 class IntentExamples:
-    """Dialogue -> examples and their features, with a tokenizer."""
+    """Dialogue -> examples and their features, with a tokenizer: BERT's form.
+
+    Attributes:
+      token_features, place_features: names of those with a value per token, and per score.
+    """
+
+    place_features: tuple[str, ...] = PLACES
 
     def __init__(self, options: IntentOptions, tokenizer: Tokenizer):
         self.options, self.tokenizer = options, tokenizer
@@ -104,7 +114,7 @@ class IntentExamples:
         for scored in self._pieces(texts):
             tokens = int(min(ends[scored[-1]] + 1, self.options.max_length))
             lengths = dict.fromkeys(self.token_features, tokens)
-            lengths |= dict.fromkeys(PLACES, len(scored))
+            lengths |= dict.fromkeys(self.place_features, len(scored))
             followed = shared and scored[-1] == len(turns) - 1
             yield Example(scored[0], lengths, {}, {"share": int(followed)})
 
@@ -138,16 +148,56 @@ class IntentExamples:
             "place": place,
             "label": label,
         }
-        return {name: made[name].astype(np.int32) for name in (*self.token_features, *PLACES)}
+        return {
+            name: made[name].astype(np.int32)
+            for name in (*self.token_features, *self.place_features)
+        }
 
     @property
     def token_features(self) -> tuple[str, ...]:
-        """Names of the features that have a value per token."""
         return TOKENS if self.options.prefix == "shared" else TOKENS[:2]
 
     def _pieces(self, texts: Sequence[np.ndarray]) -> list[range]:
         lengths = [len(text) for text in texts]
         return pieces(lengths, self.options.max_length, self.options.prefix)
+
+
+class IntentTexts(IntentExamples):
+    """T5's form: `predict share intent: t_1 [SEP] t_2 ... t_j </s>`, "[SEP]" being written out."""
+
+    place_features = ("label",)
+    token_features = ("text",)
+
+    def examples(self, dialogue: Dialogue) -> Iterable[Example]:
+        turns, shared = turns_before_share(dialogue)
+        ends = np.cumsum([len(text) for text in self._texts(turns)])
+        for turn, end in enumerate(ends):
+            tokens = int(min(len(self._prompt) + end + 1, self.options.max_length))
+            share = int(shared and turn == len(turns) - 1)
+            yield Example(turn, {"text": tokens, "label": 1}, {}, {"share": share})
+
+    def features(self, dialogue: Dialogue, sub: int) -> dict[str, np.ndarray]:
+        """ "text", int32 ids: the prompt always stays, of the turns the oldest tokens are dropped.
+
+        "label", int32 [1]: which of `ANSWERS` is right.
+        """
+        turns, shared = turns_before_share(dialogue)
+        said = np.concatenate(self._texts(turns[: sub + 1]))
+        room = self.options.max_length - len(self._prompt) - 1
+        said = said[max(len(said) - room, 0) :]
+        ids = np.concatenate([self._prompt, said, [self.tokenizer.eos_id]])
+        label = [shared and sub == len(turns) - 1]
+        return {"text": ids.astype(np.int32), "label": np.array(label, np.int32)}
+
+    def _texts(self, turns: Sequence[Turn]) -> list[np.ndarray]:
+        """Tokens of each turn, with what stands before it; pieces do not reach across spaces."""
+        joints = [np.zeros(0, np.int32)] + [self.tokenizer.encode(JOINT)] * (len(turns) - 1)
+        texts = (self.tokenizer.encode(turn.text) for turn in turns)
+        return [np.concatenate(pair) for pair in zip(joints, texts, strict=True)]
+
+    @functools.cached_property
+    def _prompt(self) -> np.ndarray:
+        return self.tokenizer.encode(PROMPT)
 
 
 def answer(dialogue: Dialogue, name: str, probabilities: Sequence[float]) -> dict[str, Any]:

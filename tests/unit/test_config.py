@@ -42,7 +42,9 @@ VARIANTS = {
         "",
         "demo",
         "demo,prefix=shared",
-        "text=bert-tiny,prefix=shared,dataset=dialogue_folder",
+        "model=albert,weights=some/folder",
+        "model=t5,size=3b",
+        "size=tiny,prefix=shared,dataset=dialogue_folder",
         "text=minilm,weights=some/folder,init_from=run://somewhere",
     ],
     "retrieval": [

@@ -9,7 +9,9 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import linen as nn
 
 from configs.intent import get_config
 from mmjax.data.examples import SkipRecord
@@ -22,15 +24,23 @@ from mmjax.data.splits import Split
 from mmjax.data.tokenizers import load_tokenizer, train_tokenizer
 from mmjax.errors import UserError
 from mmjax.evaluators import TurnEvaluator
-from mmjax.models.presets import bert
+from mmjax.models.encoder_decoder import EncoderDecoder
+from mmjax.models.presets import bert, t5
+from mmjax.models.text_to_text import TextToText, TextToTextConfig
 from mmjax.models.turn_classifier import TurnClassifier, TurnClassifierConfig
 from mmjax.steps import _at_once, _in_parts
-from mmjax.tasks.intent import IntentOptions, IntentTask, ModelOptions
-from mmjax.tasks.intent_examples import IntentExamples, pieces, turns_before_share
+from mmjax.tasks.intent import IntentOptions, IntentTask, ModelOptions, intent_task
+from mmjax.tasks.intent_examples import (
+    IntentExamples,
+    IntentTexts,
+    pieces,
+    turns_before_share,
+)
 from tfds_builders.photochat import release
 
 DOG = Photo("dog", ("Dog",))
 PREFIXES = ("separate", "shared")
+KEY = jax.random.key(0)
 
 
 def talk(*turns, name="d") -> Dialogue:
@@ -59,7 +69,7 @@ def examples_of(fitted, prefix="separate", max_length=512) -> IntentExamples:
 
 
 def task_of(fitted, **options) -> IntentTask:
-    made = IntentTask(IntentOptions(**options), ModelOptions(text="bert-tiny"))
+    made = intent_task(IntentOptions(**options), ModelOptions(text="bert-tiny"))
     made.load(fitted)
     return made
 
@@ -193,6 +203,25 @@ def test_unknown_words_half_emoji_and_turns_without_a_token_are_turns_like_any_o
         assert np.concatenate(labels).tolist() == [0, 0, 1]
 
 
+def test_t5_is_told_in_words_and_the_turns_are_joined_by_a_written_mark(fitted):
+    t = load_tokenizer(fitted)
+    made = IntentTexts(IntentOptions(), t)
+    text = "predict share intent: we went out [SEP] where? [SEP] to the park"
+    found = made.features(CHAT, 2)
+    assert found["text"].tolist() == [*t.encode(text), t.eos_id] and found["label"] == [0]
+    assert made.features(CHAT, 3)["label"] == [1]
+    prompt = t.encode("predict share intent:")
+    cut = IntentTexts(IntentOptions(max_length=len(prompt) + 4), t).features(CHAT, 2)
+    np.testing.assert_array_equal(cut["text"], [*prompt, *found["text"][-4:]])
+    for max_length in (len(prompt) + 3, 512):
+        made = IntentTexts(IntentOptions(max_length=max_length), t)
+        for chat in random_talks(20):
+            for example in made.examples(chat):
+                features = made.features(chat, example.sub)
+                assert example.lengths == {name: len(x) for name, x in features.items()}
+                assert example.targets == {"share": features["label"][-1]}
+
+
 # The released dataset
 
 
@@ -208,7 +237,7 @@ def released(shared_data, tmp_path_factory):
 
     @functools.cache
     def find(prefix, split):
-        task = IntentTask(IntentOptions(prefix), ModelOptions())
+        task = intent_task(IntentOptions(prefix), ModelOptions())
         task.load(fitted)
         return task, build_index(task, sources[split])
 
@@ -359,6 +388,81 @@ def test_an_encoder_with_too_few_positions_is_named(fitted):
         task_of(fitted, max_length=600).module()
 
 
+def small_t5(fitted) -> tuple[IntentTask, TextToText, dict]:
+    """The task in T5's form, a small network for it, and its parameters."""
+    task = intent_task(IntentOptions(max_length=64), ModelOptions(text="t5-small"))
+    task.load(fitted)
+    sizes = {"layers": 1, "width": 16, "heads": 2, "head_dim": 8, "feed_forward": 32}
+    network = t5(**sizes, vocab_size=400, dropout=0.0)
+    task.module = lambda: module
+    module = TextToText(dataclasses.replace(TextToTextConfig(*answers_of(task)), model=network))
+    batch = batch_of(task, [CHAT])
+    params = nn.unbox(jax.jit(module.init, static_argnames="train")(KEY, batch, train=False))
+    return task, module, jax.tree.map(lambda x: 3 * x, params)
+
+
+def answers_of(task):
+    t = task._examples.tokenizer
+    answers = tuple((*map(int, t.encode(a)), t.eos_id) for a in "01")
+    return t5(layers=1, width=8, heads=1, head_dim=8, feed_forward=8), answers, t.decoder_start_id
+
+
+def test_t5_scores_by_the_first_word_in_which_the_answers_differ_and_decodes_greedily(fitted):
+    task, module, variables = small_t5(fitted)
+    batch = batch_of(task, [CHAT, *random_talks(3)])
+    (zero, one), start = module.config.answers, module.config.start
+    text, network = batch["text"], {"params": variables["params"]["model"]}
+
+    @jax.jit
+    def next_word(written):
+        rows = jnp.tile(jnp.array(written)[None], (len(text["ids"]), 1))
+        model = EncoderDecoder(module.config.model)
+        return model.apply(network, text["ids"], text["mask"], rows, jnp.ones(rows.shape, bool))[
+            :, -1
+        ]
+
+    same = [a for a, b in zip(zero, one, strict=False) if a == b][: len(zero) - 2]
+    log_p = jax.nn.log_softmax(next_word([start, *same]))
+    k = len(same)
+    predictors = task.predictors()
+    found = jax.jit(predictors["share"].fn)(variables, batch)[:, 0]
+    np.testing.assert_allclose(found, log_p[:, one[k]] - log_p[:, zero[k]], atol=1e-4)
+
+    # A network that writes "1", whatever it reads, is heard; one that does not is not.
+    assert not jax.jit(predictors["written"].fn)(variables, batch).any()
+
+
+def test_t5_learns_to_write_its_answer(fitted):
+    task, module, variables = small_t5(fitted)
+    chats = [talk((0, "hello friend"), (1, "look at this"), (0, "", DOG)), talk((0, "lovely park"))]
+    batch = batch_of(task, chats)
+    labels = batch["label"]["ids"][:, 0]
+    assert sorted(labels) == [0, 0, 1]
+    tx, objective = optax.adam(1e-2), task.objective()
+
+    @jax.jit
+    def step(variables, state):
+        def loss(variables):
+            return objective(module.apply(variables, batch, train=False), batch)[0]
+
+        value, slope = jax.value_and_grad(loss)(variables)
+        updates, state = tx.update(slope, state)
+        return optax.apply_updates(variables, updates), state, value
+
+    state = tx.init(variables)
+    for _ in range(60):
+        variables, state, value = step(variables, state)
+    assert value < 0.1
+    odds, written = (task.predictors()[n].fn(variables, batch)[:, 0] for n in ("share", "written"))
+    np.testing.assert_array_equal(odds > 0, labels == 1)
+    np.testing.assert_array_equal(written, labels == 1)
+
+
+def test_a_form_that_t5_does_not_have_is_refused():
+    with pytest.raises(UserError, match=r'prefix="shared" needs an encoder'):
+        intent_task(IntentOptions("shared"), ModelOptions(text="t5-base"))
+
+
 # How it is judged
 
 
@@ -373,7 +477,7 @@ def split_of(task, dialogues) -> tuple[Split, object]:
     def predict(name, rows):
         """Log-odds that depend on the dialogue and the turn alone; noise where nothing counts."""
         assert name == "share"
-        found = np.full((len(rows), task._most_places), 9.0, np.float32)
+        found = np.full((len(rows), task.most_places), 9.0, np.float32)
         for row, example in enumerate(rows):
             chat = source[int(split.index.record[example])]
             for place in range(split.index.lengths["place"][example]):
