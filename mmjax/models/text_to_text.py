@@ -52,7 +52,7 @@ class TextToText(nn.Module):
         self.model = EncoderDecoder(self.config.model)
 
     def __call__(self, batch: Any, *, train: bool) -> dict[str, Float[Array, "B K V"]]:
-        """ "logits" of every word at each place of the right answer."""
+        """Output "logits": of every word at each place of the right answer."""
         table, mask = (jnp.asarray(x) for x in self.config.table)
         label = batch["label"]["ids"][:, 0]
         text = batch["text"]

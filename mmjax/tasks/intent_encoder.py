@@ -58,7 +58,7 @@ class EncoderIntentTask(IntentTask):
         )
 
     def predictors(self) -> Mapping[str, Predictor]:
-        """ "share": log-odds that a photo follows, [B, places], padded to the most there can be."""
+        """Of "share": log-odds that a photo follows, [B, places], padded to the most there are."""
         module, width = self.module(), self.most_places
 
         def share(variables: Any, batch: Any) -> jax.Array:

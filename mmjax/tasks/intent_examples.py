@@ -8,7 +8,6 @@ section 4). A dialogue without a share asks too, and is answered with no through
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Iterable, Sequence
 from typing import Any, Literal
@@ -19,6 +18,7 @@ from mmjax.config import limited
 from mmjax.data.examples import Example, SkipRecord
 from mmjax.data.schema import Dialogue, Turn
 from mmjax.data.tokenizers import Tokenizer
+from mmjax.errors import UserError
 
 # Features of the tokens, then of the places where a score is read.
 TOKENS, PLACES = ("text", "speaker", "turn"), ("place", "label")
@@ -168,6 +168,15 @@ class IntentTexts(IntentExamples):
     place_features = ("label",)
     token_features = ("text",)
 
+    def __init__(self, options: IntentOptions, tokenizer: Tokenizer):
+        super().__init__(options, tokenizer)
+        self._prompt = tokenizer.encode(PROMPT)
+        if options.max_length < len(self._prompt) + 2:
+            raise UserError(
+                f"config.task.max_length={options.max_length} has no room for a dialogue beside "
+                f"the question: give at least {len(self._prompt) + 2}."
+            )
+
     def examples(self, dialogue: Dialogue) -> Iterable[Example]:
         turns, shared = turns_before_share(dialogue)
         ends = np.cumsum([len(text) for text in self._texts(turns)])
@@ -177,9 +186,8 @@ class IntentTexts(IntentExamples):
             yield Example(turn, {"text": tokens, "label": 1}, {}, {"share": share})
 
     def features(self, dialogue: Dialogue, sub: int) -> dict[str, np.ndarray]:
-        """ "text", int32 ids: the prompt always stays, of the turns the oldest tokens are dropped.
-
-        "label", int32 [1]: which of `ANSWERS` is right.
+        """Int32 arrays: "text", of which the prompt always stays, and of the turns the last tokens;
+        "label" [1], which of `ANSWERS` is right.
         """
         turns, shared = turns_before_share(dialogue)
         said = np.concatenate(self._texts(turns[: sub + 1]))
@@ -194,10 +202,6 @@ class IntentTexts(IntentExamples):
         joints = [np.zeros(0, np.int32)] + [self.tokenizer.encode(JOINT)] * (len(turns) - 1)
         texts = (self.tokenizer.encode(turn.text) for turn in turns)
         return [np.concatenate(pair) for pair in zip(joints, texts, strict=True)]
-
-    @functools.cached_property
-    def _prompt(self) -> np.ndarray:
-        return self.tokenizer.encode(PROMPT)
 
 
 def answer(dialogue: Dialogue, name: str, probabilities: Sequence[float]) -> dict[str, Any]:

@@ -67,7 +67,7 @@ class TextToTextIntentTask(IntentTask):
         return Objective([LocalTerm("intent", loss)])
 
     def predictors(self) -> Mapping[str, Predictor]:
-        """ "share": log-odds of the two answers, "written": whether a yes is decoded; [B, 1]."""
+        """Of "share": log-odds of the answers; of "written": whether a yes is decoded; [B, 1]."""
         module = self.module()
 
         def share(variables: Any, batch: Any) -> jax.Array:

@@ -220,6 +220,8 @@ def test_t5_is_told_in_words_and_the_turns_are_joined_by_a_written_mark(fitted):
                 features = made.features(chat, example.sub)
                 assert example.lengths == {name: len(x) for name, x in features.items()}
                 assert example.targets == {"share": features["label"][-1]}
+    with pytest.raises(UserError, match=r"max_length=4 has no room .* give at least"):
+        IntentTexts(IntentOptions(max_length=4), t)
 
 
 # The released dataset
