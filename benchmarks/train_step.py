@@ -40,7 +40,7 @@ from mmjax.models.transformer import Transformer, TransformerConfig
 from mmjax.optim.build import OptimOptions, build_optimizer
 from mmjax.parallel.mesh import MeshOptions, make_mesh
 from mmjax.steps import make_train_step
-from mmjax.train_state import abstract_state, init_state
+from mmjax.train_state import abstract_params, abstract_state, init_state
 
 REFERENCE = "PyTorch"
 CASES = ("the output", "the output and the gradients", "the step", "the step, with dropout")
@@ -167,7 +167,7 @@ def mmjax_runs(
     mesh = make_mesh(MeshOptions())
     batch = {"ids": jnp.asarray(ids, jnp.int32), "labels": jnp.asarray(labels, jnp.int32)}
     objective = Objective([LocalTerm("ce", cross_entropy)])
-    tx = build_optimizer(OptimOptions(learning_rate=LEARNING_RATE, schedule="constant"), 0)
+    options = OptimOptions(learning_rate=LEARNING_RATE, schedule="constant")
 
     def module(dropout: float) -> Classifier:
         attention = config.attention.copy(dropout=dropout)
@@ -177,6 +177,7 @@ def mmjax_runs(
 
     def step(dropout: float) -> Run:
         with jax.set_mesh(mesh):
+            tx = build_optimizer(options, 0, abstract_params(module(dropout), batch))
             abstract, init = abstract_state(module(dropout), batch, tx, mesh, ema=False)
             state = init_state(abstract, init, 0)
             train_step = make_train_step(module(dropout), objective, tx, abstract)
