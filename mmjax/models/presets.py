@@ -1,8 +1,10 @@
-"""Transformers and ResNets by name: each is a choice of parts and sizes."""
+"""Transformers and networks of images by name: each is a choice of parts and sizes."""
 
 from __future__ import annotations
 
 from mmjax.models.attention import SelfAttention
+from mmjax.models.efficientnet import published as efficientnet
+from mmjax.models.image_tower import ImageTowerConfig
 from mmjax.models.layers import FeedForward, LayerNorm, LearnedPositions
 from mmjax.models.resnet import ResNetConfig
 from mmjax.models.transformer import TransformerConfig
@@ -52,7 +54,7 @@ PRESETS: dict[str, TransformerConfig] = {
 _BASIC_WIDTHS = (64, 128, 256, 512)
 _BOTTLENECK_WIDTHS = (256, 512, 1024, 2048)
 
-IMAGE_PRESETS: dict[str, ResNetConfig] = {
+IMAGE_PRESETS: dict[str, ImageTowerConfig] = {
     # He et al. 2016, table 1.
     "resnet-18": ResNetConfig((2, 2, 2, 2), _BASIC_WIDTHS, "basic"),
     "resnet-34": ResNetConfig((3, 4, 6, 3), _BASIC_WIDTHS, "basic"),
@@ -64,4 +66,10 @@ IMAGE_PRESETS: dict[str, ResNetConfig] = {
     "resnet-tiny": ResNetConfig(
         (1, 1, 1, 1), (16, 32, 64, 128), "basic", stem="small", stem_width=16
     ),
+    # Tan and Le 2019, table 2, with the coefficients and image sizes of the published code.
+    "efficientnet-b0": efficientnet(1.0, 1.0, 224),
+    "efficientnet-b1": efficientnet(1.0, 1.1, 240),
+    "efficientnet-b2": efficientnet(1.1, 1.2, 260),
+    "efficientnet-b3": efficientnet(1.2, 1.4, 300),
+    "efficientnet-b4": efficientnet(1.4, 1.8, 380),
 }

@@ -1,16 +1,16 @@
 """Pretrained weights in Hugging Face's folder format."""
 
 from mmjax.pretrained.folder import PretrainedFolder, load_folder
+from mmjax.pretrained.images import export_image_tower, image_config, load_image_tower
 from mmjax.pretrained.loading import LoadReport, load_transformer, transformer_config
-from mmjax.pretrained.resnet import export_resnet, load_resnet, resnet_config
 
 __all__ = [
     "LoadReport",
     "PretrainedFolder",
-    "export_resnet",
+    "export_image_tower",
+    "image_config",
     "load_folder",
-    "load_resnet",
+    "load_image_tower",
     "load_transformer",
-    "resnet_config",
     "transformer_config",
 ]

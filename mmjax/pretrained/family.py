@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from mmjax.models.image_tower import ImageTowerConfig
 from mmjax.models.transformer import TransformerConfig
 
 Path = tuple[str, ...]
@@ -24,13 +25,15 @@ class Entry:
     with "{layer}" where the folder keeps one tensor per layer and we keep them stacked along a
     first axis. `axes` says how the axes correspond, there -> here: "(heads head_dim) embed ->
     embed heads head_dim" is a matrix whose rows are all heads' outputs one after another. An
-    axis named "vocab" may be longer here than there.
+    axis named "vocab" may be longer here than there; "()" is one of length 1 that is not here.
+    `numbered_on`: what follows the last layer in number there is another parameter's.
     """
 
     path: str
     name: str
     axes: str
     first: int = 0
+    numbered_on: bool = False
 
     def names(self, count: int) -> list[str]:
         """The folder's names of a parameter that stacks `count` layers."""
@@ -60,3 +63,21 @@ class Family:
     config: Callable[[dict[str, Any]], TransformerConfig]
     entries: tuple[Entry, ...]
     canonical: Callable[[str], str | None]
+
+
+@dataclass(frozen=True)
+class ImageFamily:
+    """Of networks of images, whose entries depend on their sizes.
+
+    `kind` is the class of its configs; `config` reads a config.json, raising UserError for what is
+    not supported (KeyError, TypeError, ValueError for what is missing or senseless), and `describe`
+    writes one. `canonical` is as in `Family`; its result begins with one of `trunk` for every
+    weight of the network without a head.
+    """
+
+    kind: type[ImageTowerConfig]
+    config: Callable[[dict[str, Any]], ImageTowerConfig]
+    describe: Callable[[Any], dict[str, Any]]
+    entries: Callable[[Any], tuple[Entry, ...]]
+    canonical: Callable[[str], str | None]
+    trunk: tuple[str, ...]

@@ -137,7 +137,7 @@ def _sources(
     n = leaf.shape[0] if entry.stacked else 1
     *wanted, after = entry.names(n + 1)
     found = [name for name in wanted if name in names]
-    more = entry.stacked and after in names
+    more = entry.stacked and not entry.numbered_on and after in names
     if found and (len(found) < n or more):
         count = f"more than {n}" if more else f"{len(found)} of {n}"
         raise UserError(
@@ -213,6 +213,9 @@ def _fill(
     bound = dict(zip(entry.ours, bounds, strict=True))
     index, split, inner = [], [], []
     for group, length in zip(entry.theirs, tensors.shape(name), strict=True):
+        if not group:
+            index.append(slice(0, length))
+            continue
         # Of merged axes the first is cut as asked, so the rows read are contiguous; the others
         # are read whole and cut afterwards.
         block = int(np.prod([size[axis] for axis in group[1:]]))
