@@ -60,7 +60,8 @@ def text_tower(
     if tokenizer.vocab_size > config.padded_vocab_size:
         raise UserError(
             f"the tokenizer has {tokenizer.vocab_size} tokens, the encoder's table "
-            f"{config.vocab_size}: they do not belong together."
+            f"{config.vocab_size}: they do not belong together. Name a folder whose tokenizer "
+            "and weights were saved together."
         )
     config = dataclasses.replace(config, dtype=dtype, unroll=unroll or config.layers, remat=remat)
     if dropout is not None:
