@@ -7,8 +7,8 @@ from typing import Any
 
 from mmjax.errors import UserError
 from mmjax.models.efficientnet import STEM_WIDTH, TOP_WIDTH, EfficientNetConfig, Stage
-from mmjax.pretrained.family import Entry, ImageFamily
-from mmjax.pretrained.limits import MAX_DEPTH, MAX_STAGES, MAX_WIDTH, number, size, sizes
+from mmjax.pretrained.family import Entry, Family, number
+from mmjax.pretrained.limits import MAX_DEPTH, MAX_STAGES, MAX_WIDTH, size, sizes
 
 MAX_KERNEL, MAX_EXPANSION, MAX_COEFFICIENT = 31, 64, 64.0
 
@@ -57,9 +57,11 @@ def _block(path: str, name: str, stage: Stage, first: int) -> list[Entry]:
         entries += _conv_norm(f"{path}/{part}", *names, first, depthwise=part == "depthwise")
     for part in ("reduce", "expand"):
         ours, theirs = f"params/{path}/squeeze_excite/{part}", f"{name}.squeeze_excite.{part}"
-        kernel = "out in () () -> in out"
-        entries.append(Entry(f"{ours}/kernel", f"{theirs}.weight", kernel, first, True))
-        entries.append(Entry(f"{ours}/bias", f"{theirs}.bias", "out -> out", first, True))
+        kernel = "out in one one -> in out"
+        entries.append(Entry(f"{ours}/kernel", f"{theirs}.weight", kernel, first, numbered_on=True))
+        entries.append(
+            Entry(f"{ours}/bias", f"{theirs}.bias", "out -> out", first, numbered_on=True)
+        )
     return entries
 
 
@@ -68,7 +70,7 @@ def _conv_norm(
 ) -> list[Entry]:
     kernel = "out in height width -> height width in out"
     if depthwise:
-        kernel = "channels () height width -> height width channels"
+        kernel = "channels one height width -> height width channels"
     vectors = {
         f"params/{path}/norm/scale": f"{norm}.weight",
         f"params/{path}/norm/bias": f"{norm}.bias",
@@ -76,9 +78,9 @@ def _conv_norm(
         f"batch_stats/{path}/norm/variance": f"{norm}.running_var",
     }
     return [
-        Entry(f"params/{path}/kernel", f"{convolution}.weight", kernel, first, True),
+        Entry(f"params/{path}/kernel", f"{convolution}.weight", kernel, first, numbered_on=True),
         *(
-            Entry(ours, there, "channels -> channels", first, True)
+            Entry(ours, there, "channels -> channels", first, numbered_on=True)
             for ours, there in vectors.items()
         ),
     ]
@@ -98,15 +100,15 @@ def _read_config(config: dict[str, Any]) -> EfficientNetConfig:
         raise ValueError(f"depthwise_padding is {padded!r}, not a list of a few blocks' numbers")
     stages = [dict(zip(lists, values, strict=True)) for values in zip(*lists.values(), strict=True)]
     described = EfficientNetConfig(
-        width_coefficient=number(config, "width_coefficient", MAX_COEFFICIENT),
-        depth_coefficient=number(config, "depth_coefficient", MAX_COEFFICIENT),
+        width_coefficient=number(config, "width_coefficient", below=MAX_COEFFICIENT),
+        depth_coefficient=number(config, "depth_coefficient", below=MAX_COEFFICIENT),
         width_divisor=size(config["depth_divisor"], "depth_divisor", MAX_WIDTH),
         stages=tuple(Stage(**stage) for stage in stages),
-        squeeze_ratio=number(config, "squeeze_expansion_ratio", 1.0),
+        squeeze_ratio=number(config, "squeeze_expansion_ratio", below=1.1),
         symmetric=tuple(size(n, "depthwise_padding", MAX_DEPTH, low=0) for n in padded),
-        drop_connect=number(config, "drop_connect_rate", 1.0),
-        batch_norm_epsilon=number(config, "batch_norm_eps", 1.0),
-        batch_norm_momentum=_other_share(number(config, "batch_norm_momentum", 1.0)),
+        drop_connect=number(config, "drop_connect_rate"),
+        batch_norm_epsilon=number(config, "batch_norm_eps"),
+        batch_norm_momentum=_other_share(number(config, "batch_norm_momentum")),
     )
     _check_widths(config, described)
     return described
@@ -157,11 +159,10 @@ def _other_share(momentum: float) -> float:
     return round(1 - momentum, 9)
 
 
-EFFICIENTNET = ImageFamily(
+EFFICIENTNET = Family(
     kind=EfficientNetConfig,
     config=_read_config,
     describe=_describe,
     entries=efficientnet_entries,
     canonical=canonical,
-    trunk=("embeddings.", "encoder."),
 )

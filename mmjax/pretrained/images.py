@@ -11,13 +11,13 @@ import numpy as np
 from mmjax.errors import UserError
 from mmjax.models.image_tower import ImageTowerConfig
 from mmjax.pretrained.efficientnet import EFFICIENTNET
-from mmjax.pretrained.family import ImageFamily
+from mmjax.pretrained.family import Family
 from mmjax.pretrained.folder import PretrainedFolder
 from mmjax.pretrained.loading import SHOWN, LoadReport, load_entries, read_config
 from mmjax.pretrained.resnet import RESNET
 from mmjax.pretrained.writing import to_tensors, write_folder
 
-IMAGE_FAMILIES: dict[str, ImageFamily] = {"resnet": RESNET, "efficientnet": EFFICIENTNET}
+IMAGE_FAMILIES: dict[str, Family] = {"resnet": RESNET, "efficientnet": EFFICIENTNET}
 
 
 def image_config(folder: PretrainedFolder) -> ImageTowerConfig:
@@ -54,11 +54,14 @@ def load_image_tower(
     fewer blocks: a part of a network is no use.
     """
     family = _family(config)
-    variables, report = load_entries(folder, family.entries(config), family.canonical, target)
+    entries = family.entries(config)
+    variables, report = load_entries(folder, entries, family.canonical, target)
     advice = "Build the model from this folder's config.json, or name a complete folder."
     if report.initialised:
         raise UserError(f"{folder.path} lacks {_some(report.initialised)}. {advice}")
-    more = [n for n in report.left_over if (family.canonical(n) or "").startswith(family.trunk)]
+    # A head has a name beside these.
+    trunk = tuple({entry.name.split(".")[0] + "." for entry in entries})
+    more = [n for n in report.left_over if (family.canonical(n) or "").startswith(trunk)]
     if more:
         raise UserError(f"{folder.path} has blocks that the model lacks: {_some(more)}. {advice}")
     return variables, report
@@ -84,7 +87,7 @@ def export_image_tower(
     write_folder(Path(folder), described, tensors)
 
 
-def _family(config: ImageTowerConfig) -> ImageFamily:
+def _family(config: ImageTowerConfig) -> Family:
     return next(f for f in IMAGE_FAMILIES.values() if isinstance(config, f.kind))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 # Far beyond any network there is.
@@ -24,11 +23,3 @@ def sizes(config: dict[str, Any], key: str, high: int) -> tuple[int, ...]:
     if not isinstance(values, list) or not 1 <= len(values) <= MAX_STAGES:
         raise ValueError(f"{key} is {values!r}, not a list of 1 to {MAX_STAGES} numbers")
     return tuple(size(value, key, high) for value in values)
-
-
-def number(config: dict[str, Any], key: str, high: float) -> float:
-    """The key's number from 0 to high; raises ValueError for anything else."""
-    value = config[key]
-    if type(value) not in (int, float) or not math.isfinite(value) or not 0 <= value <= high:
-        raise ValueError(f"{key} is {value!r}, where a number from 0 to {high} is needed")
-    return float(value)

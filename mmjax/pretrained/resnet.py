@@ -12,7 +12,7 @@ from typing import Any
 from mmjax.errors import UserError
 from mmjax.models.presets import IMAGE_PRESETS
 from mmjax.models.resnet import ResNetConfig
-from mmjax.pretrained.family import Entry, ImageFamily
+from mmjax.pretrained.family import Entry, Family
 from mmjax.pretrained.limits import MAX_DEPTH, MAX_WIDTH, size, sizes
 
 ARCHITECTURES = {f"resnet{depth}": f"resnet-{depth}" for depth in (18, 34, 50, 101, 152)}
@@ -117,11 +117,10 @@ def _describe(config: ResNetConfig) -> dict[str, Any]:
     }
 
 
-RESNET = ImageFamily(
+RESNET = Family(
     kind=ResNetConfig,
     config=_read_config,
     describe=_describe,
     entries=resnet_entries,
     canonical=canonical,
-    trunk=("embedder.", "encoder."),
 )
