@@ -1,4 +1,4 @@
-"""Self-attention of one transformer layer (Vaswani et al. 2017, section 3.2)."""
+"""Attention of one transformer layer (Vaswani et al. 2017, section 3.2)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
-from mmjax.models.layers import Projection, keep_mask
+from mmjax.models.layers import INITIAL_STD, Projection, keep_mask
 from mmjax.parallel.rules import constrain
 
 # Finite, so that a row whose keys are all padding (an example that only fills up a batch) gives
@@ -19,57 +19,101 @@ from mmjax.parallel.rules import constrain
 MASKED = -1e30
 
 
-class SelfAttention(nn.Module):
-    """Every token attends to every real token of its row, in both directions."""
+class Attention(nn.Module):
+    """Every token attends to the tokens that `mask` lets it see: of its own row, or of `memory`.
+
+    `mask` is [B, M]: all see the real tokens, in both directions; or [B, L, M]: who sees whom.
+    `causal`: whatever the mask says, none sees a later one. `scale` is the factor on the dot
+    products, 1 / sqrt(head_dim) when None. `std` is of the initial weights, None: 1 / sqrt(number
+    of inputs); those of the query take in what `scale` leaves out, those of the output are times
+    `output_gain`.
+    """
 
     heads: int
     head_dim: int
     dropout: float = 0.0
+    causal: bool = False
+    scale: float | None = None
+    use_bias: bool = True
+    std: float | None = INITIAL_STD
+    output_gain: float = 1.0
     dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"], train: bool = False
+        self,
+        x: Float[Array, "B L D"],
+        mask: Bool[Array, "B *L M"],
+        train: bool = False,
+        *,
+        memory: Float[Array, "B M D"] | None = None,
+        bias: Float[Array, "H L M"] | None = None,
     ) -> Float[Array, "B L D"]:
         heads = (self.heads, self.head_dim)
         names = ("heads", "head_dim")
+        memory = x if memory is None else memory
 
-        def project(name: str) -> Array:
-            y = Projection(heads, ("embed",), names, self.dtype, name=name)(x)
+        def project(name: str, x: Array, gain: float = 1.0) -> Array:
+            std = gain * (x.shape[-1] ** -0.5 if self.std is None else self.std)
+            y = Projection(heads, ("embed",), names, self.dtype, self.use_bias, std, name=name)(x)
             return constrain(y, "batch", "length", "act_heads", None)  # [B, L, H, K]
 
-        query, key, value = project("query"), project("key"), project("value")
+        left_out = 1.0 if self.scale is None else self.head_dim**-0.5 / self.scale
+        query = project("query", x, left_out)
+        key, value = project("key", memory), project("value", memory)
+        if self.causal:
+            mask = causal(mask)
         keep = None
         if train and self.dropout > 0:
-            batch, length = mask.shape
-            shape = (batch, self.heads, length, length)
+            shape = (x.shape[0], self.heads, x.shape[1], mask.shape[-1])
             keep = keep_mask(self.make_rng("dropout"), self.dropout, shape)
             keep = constrain(keep, "batch", "act_heads", "length", None)
-        mixed = attend(query, key, value, mask, keep, self.dropout)  # [B, L, H, K]
-        return Projection((x.shape[-1],), names, ("embed",), self.dtype, name="output")(mixed)
+        mixed = attend(query, key, value, mask, keep, self.dropout, bias, self.scale)
+        inputs = self.heads * self.head_dim
+        std = self.output_gain * (inputs**-0.5 if self.std is None else self.std)
+        output = Projection((x.shape[-1],), names, ("embed",), self.dtype, self.use_bias, std,
+                            name="output")  # fmt: skip
+        return output(mixed)
 
 
-@partial(jax.custom_vjp, nondiff_argnums=(5,))
+def causal(mask: Bool[Array, "B *L M"]) -> Bool[Array, "B M M"]:
+    """The mask [B, M] or [B, M, M], also closed to keys that come after the query."""
+    mask = mask[:, None, :] if mask.ndim == 2 else mask
+    length = mask.shape[-1]
+    return mask & (jnp.arange(length)[:, None] >= jnp.arange(length))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(5, 7))
 def attend(
     query: Float[Array, "B L H K"],
     key: Float[Array, "B M H K"],
     value: Float[Array, "B M H K"],
-    mask: Bool[Array, "B M"],
+    mask: Bool[Array, "B *L M"],
     keep: Bool[Array, "B H L M"] | None,
     dropout: float,
+    bias: Float[Array, "H L M"] | None = None,
+    scale: float | None = None,
 ) -> Float[Array, "B L H K"]:
-    """softmax(query key / sqrt(K)) value over the keys that `mask` allows; softmax in float32.
+    """softmax(scale query key + bias) value over the keys that `mask` allows; softmax in float32.
 
-    `keep` is the dropout mask of the weights at rate `dropout`. The backward pass computes the
+    `mask` is [B, M], the same for every query, or [B, L, M]. `keep` is the dropout mask of the
+    weights at rate `dropout`; `scale` is 1 / sqrt(K) when None. The backward pass computes the
     weights [B, H, L, M] again instead of keeping them (Dao et al. 2022, section 3.1).
     """
-    return _attend_forward(query, key, value, mask, keep, dropout)[0]
+    return _attend_forward(query, key, value, mask, keep, dropout, bias, scale)[0]
 
 
 def _attend_forward(
-    query: Array, key: Array, value: Array, mask: Array, keep: Array | None, dropout: float
+    query: Array,
+    key: Array,
+    value: Array,
+    mask: Array,
+    keep: Array | None,
+    dropout: float,
+    bias: Array | None,
+    scale: float | None,
 ) -> tuple[Array, tuple[Array | None, ...]]:
-    logits = _logits(query, key, mask)  # [B, H, L, M]
+    logits = _logits(query, key, mask, bias, scale)  # [B, H, L, M]
     highest = jnp.max(logits, axis=-1, keepdims=True)
     weights = jnp.exp(logits - highest)
     inverse = 1 / jnp.sum(weights, axis=-1, keepdims=True)  # [B, H, L, 1]
@@ -77,34 +121,44 @@ def _attend_forward(
     out = _float32("bhlm,bmhk->blhk", weights, value)
     # Divided after the product: by K / M fewer divisions.
     out = (out * jnp.swapaxes(inverse, 1, 2)).astype(value.dtype)
-    return out, (query, key, value, mask, keep, highest, inverse, out)
+    return out, (query, key, value, mask, keep, bias, highest, inverse, out)
 
 
 def _attend_backward(
-    dropout: float, saved: tuple[Array | None, ...], dout: Array
+    dropout: float, scale: float | None, saved: tuple[Array | None, ...], dout: Array
 ) -> tuple[Array | None, ...]:
-    query, key, value, mask, keep, highest, inverse, out = saved
+    query, key, value, mask, keep, bias, highest, inverse, out = saved
     dtype = query.dtype
-    weights = jnp.exp(_logits(query, key, mask) - highest) * inverse
+    weights = jnp.exp(_logits(query, key, mask, bias, scale) - highest) * inverse
     dropped = _drop(weights, keep, dropout).astype(dtype)
     dvalue = _float32("bhlm,blhk->bmhk", dropped, dout)
     dweights = _drop(_float32("blhk,bmhk->bhlm", dout, value), keep, dropout)
     # The softmax's gradient needs sum(weights * dweights) per row, which is sum(out * dout).
     along = jnp.sum(out.astype(jnp.float32) * dout.astype(jnp.float32), axis=-1)  # [B, L, H]
     dlogits = weights * (dweights - jnp.swapaxes(along, 1, 2)[..., None])
+    dbias = None if bias is None else jnp.sum(dlogits, axis=0).astype(bias.dtype)
     dlogits = dlogits.astype(dtype)
-    scale = 1 / math.sqrt(query.shape[-1])
+    scale = _scale(query, scale)
     dquery = _float32("bhlm,bmhk->blhk", dlogits, key) * scale
     dkey = _float32("bhlm,blhk->bmhk", dlogits, query) * scale
-    return dquery.astype(dtype), dkey.astype(dtype), dvalue.astype(dtype), None, None
+    return dquery.astype(dtype), dkey.astype(dtype), dvalue.astype(dtype), None, None, dbias
 
 
 attend.defvjp(_attend_forward, _attend_backward)
 
 
-def _logits(query: Array, key: Array, mask: Array) -> Array:
-    logits = _float32("blhk,bmhk->bhlm", query, key) * (1 / math.sqrt(query.shape[-1]))
-    return jnp.where(mask[:, None, None, :], logits, MASKED)
+def _logits(
+    query: Array, key: Array, mask: Array, bias: Array | None, scale: float | None
+) -> Array:
+    logits = _float32("blhk,bmhk->bhlm", query, key) * _scale(query, scale)
+    if bias is not None:
+        logits = logits + bias
+    mask = mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
+    return jnp.where(mask, logits, MASKED)
+
+
+def _scale(query: Array, scale: float | None) -> float:
+    return 1 / math.sqrt(query.shape[-1]) if scale is None else scale
 
 
 def _drop(x: Array, keep: Array | None, dropout: float) -> Array:

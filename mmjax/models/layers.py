@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from mmjax.models.activations import ACTIVATIONS
 from mmjax.parallel.rules import constrain
 
 Initializer = Callable[..., Array]
@@ -23,39 +24,42 @@ Initializer = Callable[..., Array]
 # BERT's initial weights: Devlin et al. 2019, `initializer_range`.
 INITIAL_STD = 0.02
 
-ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": lambda x: gelu(x),
-}
-
 
 class Projection(nn.Module):
     """A linear map from the last `len(in_axes)` axes of the input to `shape`, plus a bias.
 
-    The kernel is `[*inputs, *shape]` with one logical name per axis.
+    The kernel is `[*inputs, *shape]` with one logical name per axis. Its initial values have
+    standard deviation `std`; None: 1 / sqrt(number of inputs).
     """
 
     shape: tuple[int, ...]
     in_axes: tuple[str, ...]
     out_axes: tuple[str, ...]
     dtype: Any = jnp.float32
+    use_bias: bool = True
+    std: float | None = INITIAL_STD
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch"]) -> Float[Array, "*out"]:
         n_in = len(self.in_axes)
         in_shape = x.shape[x.ndim - n_in :]
+        std = math.prod(in_shape) ** -0.5 if self.std is None else self.std
         kernel = self.param(
             "kernel",
-            nn.with_logical_partitioning(_normal, (*self.in_axes, *self.out_axes)),
+            nn.with_logical_partitioning(normal_init(std), (*self.in_axes, *self.out_axes)),
             (*in_shape, *self.shape),
             jnp.float32,
         )
+        y = project(x.astype(self.dtype), kernel, n_in)
+        if not self.use_bias:
+            return y
         bias = self.param(
             "bias",
             nn.with_logical_partitioning(nn.initializers.zeros_init(), self.out_axes),
             self.shape,
             jnp.float32,
         )
-        return project(x.astype(self.dtype), kernel, n_in) + bias.astype(self.dtype)
+        return y + bias.astype(self.dtype)
 
 
 class Table(nn.Module):
@@ -69,25 +73,35 @@ class Table(nn.Module):
     axis: str
     padded_rows: int | None = None
     dtype: Any = jnp.float32
+    std: float = INITIAL_STD
 
-    @nn.compact
-    def __call__(self, ids: Int[Array, "*n"]) -> Float[Array, "*n D"]:
+    def setup(self):
         total = self.padded_rows or self.rows
 
         def init(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-            table = _normal(key, (self.rows, self.width), dtype)
+            table = normal_init(self.std)(key, (self.rows, self.width), dtype)
             return jnp.pad(table, ((0, total - self.rows), (0, 0)))
 
-        table = self.param(
+        self.embedding = self.param(
             "embedding",
             nn.with_logical_partitioning(init, (self.axis, "embed")),
             (total, self.width),
             jnp.float32,
         )
+
+    def __call__(self, ids: Int[Array, "*n"]) -> Float[Array, "*n D"]:
         # A gather from a table cut on both axes makes XLA rebuild the whole result on every
         # device; one all-gather of the width first is the cheaper order.
-        table = constrain(table.astype(self.dtype), self.axis, None)
+        table = constrain(self.embedding.astype(self.dtype), self.axis, None)
         return jnp.take(table, ids, axis=0)
+
+    def logits(self, x: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
+        """Every row's dot product with x, in float32 (Press and Wolf 2017)."""
+        table = constrain(self.embedding.astype(self.dtype), self.axis, None)
+        y = jnp.einsum(
+            "bld,vd->blv", x.astype(self.dtype), table, preferred_element_type=jnp.float32
+        )
+        return constrain(y, "batch", "length", "act_vocab")[..., : self.rows]
 
 
 class LayerNorm(nn.Module):
@@ -109,6 +123,22 @@ class LayerNorm(nn.Module):
         return y.astype(self.dtype)
 
 
+class RMSNorm(nn.Module):
+    """Division by the root mean square over the last axis, in float32 (Zhang and Sennrich 2019)."""
+
+    epsilon: float
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "*n D"]) -> Float[Array, "*n D"]:
+        scale = self.param(
+            "scale", nn.with_logical_partitioning(nn.initializers.ones, ("embed",)), x.shape[-1:]
+        )
+        x = x.astype(jnp.float32)
+        square = jnp.mean(jnp.square(x), axis=-1, keepdims=True)
+        return (x * jax.lax.rsqrt(square + self.epsilon) * scale).astype(self.dtype)
+
+
 class Dropout(nn.Module):
     """Sets a share of `rate` of the values to zero and scales the others up, when training."""
 
@@ -122,31 +152,40 @@ class Dropout(nn.Module):
         return jnp.where(keep, x / (1 - self.rate), 0).astype(x.dtype)
 
 
-class LearnedPositions(nn.Module):
-    """One learned vector per absolute position, at most `max_positions` of them."""
-
-    max_positions: int
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, length: int, width: int) -> Float[Array, "L D"]:
-        table = Table(self.max_positions, width, "position", dtype=self.dtype, name="table")
-        return table(jnp.arange(length))
-
-
 class FeedForward(nn.Module):
-    """Two projections with an activation between them, applied to every position alone."""
+    """Two projections with an activation between them, applied to every position alone.
+
+    `gated`: what is activated multiplies a third projection (Shazeer 2020). `dropout` acts on
+    what goes into the last one. `output_gain` scales the initial weights of that one.
+    """
 
     width: int
     activation: str
+    gated: bool = False
+    use_bias: bool = True
+    dropout: float = 0.0
+    std: float | None = INITIAL_STD
+    output_gain: float = 1.0
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "B L D"]) -> Float[Array, "B L D"]:
-        up = Projection((self.width,), ("embed",), ("mlp",), self.dtype, name="up")
-        down = Projection((x.shape[-1],), ("mlp",), ("embed",), self.dtype, name="down")
-        hidden = constrain(up(x), "batch", "length", "act_mlp")  # [B, L, M]
-        return down(ACTIVATIONS[self.activation](hidden))
+    def __call__(self, x: Float[Array, "B L D"], train: bool = False) -> Float[Array, "B L D"]:
+        activation = ACTIVATIONS[self.activation]
+
+        def project(name: str, x: Array, width: int, axes: tuple[str, str], std: Any) -> Array:
+            return Projection(
+                (width,), axes[:1], axes[1:], self.dtype, self.use_bias, std, name=name
+            )(x)
+
+        def widen(name: str) -> Array:
+            y = project(name, x, self.width, ("embed", "mlp"), self.std)
+            return constrain(y, "batch", "length", "act_mlp")  # [B, L, M]
+
+        gate = activation(widen("gate" if self.gated else "up"))
+        hidden = gate * widen("up") if self.gated else gate
+        hidden = Dropout(self.dropout)(hidden, train)
+        std = self.output_gain * (self.width**-0.5 if self.std is None else self.std)
+        return project("down", hidden, x.shape[-1], ("mlp", "embed"), std)
 
 
 def keep_mask(key: Array, rate: float, shape: tuple[int, ...]) -> Bool[Array, "*n L D"]:
@@ -198,27 +237,6 @@ def _dot(
     return jax.lax.dot_general(a, b, dims, preferred_element_type=dtype)
 
 
-@jax.custom_vjp
-def gelu(x: Float[Array, "*n"]) -> Float[Array, "*n"]:
-    """x times the normal distribution function of x (Hendrycks and Gimpel 2016).
-
-    With the error function, as BERT was trained; the tanh form differs by up to 5e-4.
-    """
-    return x * _normal_cdf(x)
-
-
-def _gelu_backward(x: Array, dy: Array) -> tuple[Array]:
-    density = jnp.exp(-0.5 * jnp.square(x)) * (1 / math.sqrt(2 * math.pi))
-    return (dy * (_normal_cdf(x) + x * density),)
-
-
-gelu.defvjp(lambda x: (gelu(x), x), _gelu_backward)
-
-
-def _normal_cdf(x: Array) -> Array:
-    return 0.5 * (1 + jax.lax.erf(x * math.sqrt(0.5)))
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(1,))
 def standardize(x: Float[Array, "*n D"], epsilon: float) -> Float[Array, "*n D"]:
     """x with mean 0 and variance 1 along the last axis."""
@@ -246,5 +264,10 @@ def round_up(n: int, multiple: int) -> int:
     return math.ceil(n / multiple) * multiple
 
 
-def _normal(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-    return jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype) * INITIAL_STD
+def normal_init(std: float) -> Initializer:
+    """Normal values, redrawn beyond two standard deviations of `std`."""
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+        return jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype) * std
+
+    return init

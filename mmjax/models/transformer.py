@@ -1,176 +1,171 @@
-"""The one transformer: a stack of equal layers, put together from the parts a config names.
+"""The one transformer of texts: token ids in, one vector per token out.
 
-A family of models (BERT, MiniLM) is a choice of parts in `presets.py`, never a branch in here.
+A family of models (BERT, T5's two halves, GPT-2) is a choice of parts in `presets.py`, never a
+branch in here.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from mmjax.models.attention import SelfAttention
-from mmjax.models.layers import (
-    Dropout,
-    FeedForward,
-    LayerNorm,
-    LearnedPositions,
-    Table,
-    round_up,
-)
+from mmjax.models.layers import Dropout, Projection, Table, round_up
+from mmjax.models.positions import LearnedPositions
+from mmjax.models.stack import Stack, StackConfig
 from mmjax.parallel.rules import constrain
 
 # 128 is the width of a TPU register row, and divides by any usual number of devices, which a
 # real vocabulary (BERT's 30,522) does not.
 VOCAB_MULTIPLE = 128
 
-# What the backward pass finds stored instead of computing again. "none" stores everything.
-REMAT_POLICIES: dict[str, Any] = {
-    "none": None,
-    "full": jax.checkpoint_policies.nothing_saveable,
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-}
 
+@dataclass(frozen=True, kw_only=True)
+class TransformerConfig(StackConfig):
+    """A stack, and what makes vectors of its tokens.
 
-@dataclass(frozen=True)
-class TransformerConfig:
-    """A transformer's parts and sizes.
-
-    `norm`, `position`, `attention` and `feed_forward` are modules outside any model; the
-    transformer copies them where they are needed. `unroll` layers make one trip of the loop over
-    layers: 1 compiles fastest, all of them run fastest on a CPU. `dtype` is what is computed in;
-    parameters, softmax and norm are float32.
+    Attributes:
+    position: vectors added to the words'; None: there are none.
+    segments: kinds of segment, each with a vector that is added; 0: there are none.
+    word_segments: a segment is itself a word, whose vector is added (GPT-2's token types).
+    embedding_width: of the tables, when they are narrower than the layers: a projection widens
+      them (Lan et al. 2020, 3.1).
+    embedding_norm: the sum is normalised.
+    word_std: standard deviation of the words' initial vectors.
     """
 
     vocab_size: int
-    width: int
-    layers: int
-    norm: LayerNorm
-    position: LearnedPositions
-    attention: SelfAttention
-    feed_forward: FeedForward
-    segments: int = 2
-    dropout: float = 0.1
-    dtype: str = "float32"
-    unroll: int = 1
-    remat: str = "none"
-
-    def __post_init__(self):
-        if self.remat not in REMAT_POLICIES:
-            raise ValueError(f"remat={self.remat!r} is none of {sorted(REMAT_POLICIES)}")
-        if self.unroll < 1:
-            raise ValueError(f"unroll={self.unroll} must be at least 1 (layers per loop trip)")
-        if self.dtype not in ("float32", "bfloat16"):
-            raise ValueError(f"dtype={self.dtype!r} is neither 'float32' nor 'bfloat16'")
+    position: LearnedPositions | None = None
+    segments: int = 0
+    word_segments: bool = False
+    embedding_width: int | None = None
+    embedding_norm: bool = False
+    word_std: float = 0.02
 
     @property
     def padded_vocab_size(self) -> int:
         return round_up(self.vocab_size, VOCAB_MULTIPLE)
 
+    def words(self) -> Table:
+        """The table of the words' vectors."""
+        return Table(
+            self.vocab_size,
+            self.embedding_width or self.width,
+            "vocab",
+            self.padded_vocab_size,
+            jnp.dtype(self.dtype),
+            self.word_std,
+        )
 
-class Transformer(nn.Module):
+
+class Transformer(Stack):
     """Encodes rows of token ids: one vector per token.
 
-    `mask` is True at real tokens; what comes out at padding is undefined. `segments` says which
-    of the config's segments a token belongs to (all 0 when None). With `train=True` dropout is
-    on and needs the rng "dropout". Raises ValueError when L is beyond the positions there are.
+    `mask` is [B, L], True at real tokens, which every token sees; or [B, L, M], True where token
+    l sees token m (causal, or several texts packed into one row). What comes out at padding is
+    undefined. `segments` says which of the config's segments a token belongs to (all 0 when None),
+    `positions` where it stands in its text (0, 1, 2, ... when None; packed texts begin at 0 each).
+    A decoder also sees `memory`, where `memory_mask` is True. With `train=True` dropout is on and
+    needs the rng "dropout". Raises ValueError when L is beyond the positions there are; a value
+    of `positions` that is gives NaN.
+
+    `shared_words` is a table that other modules use too, instead of one of its own.
     """
 
     config: TransformerConfig
+    shared_words: Table | None = None
 
-    @nn.compact
+    def setup(self):
+        super().setup()
+        self.embeddings = Embeddings(self.config, self.shared_words)
+
     def __call__(
         self,
         ids: Int[Array, "B L"],
-        mask: Bool[Array, "B L"],
+        mask: Bool[Array, "B *L L"],
         segments: Int[Array, "B L"] | None = None,
         *,
+        positions: Int[Array, "B L"] | None = None,
+        memory: Float[Array, "B M D"] | None = None,
+        memory_mask: Bool[Array, "B *L M"] | None = None,
         train: bool = False,
     ) -> Float[Array, "B L D"]:
-        config = self.config
-        _check_input(config, ids, mask, segments)
-        x = Embeddings(config, name="embeddings")(ids, segments, train)
-        x, _ = _stack(config)(config, train, name="layers")(x, mask)
-        return x
+        _check_input(self.config, ids, mask, segments, positions)
+        x = self.embeddings(ids, segments, positions, train)
+        return self.run(x, mask, train, memory, memory_mask)
+
+    def logits(self, x: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
+        """Scores of every word, float32: the vectors' dot products with the words' own."""
+        return self.embeddings.word.logits(x)
 
 
 class Embeddings(nn.Module):
     """Word + position + segment, normalised (Devlin et al. 2019, figure 2)."""
 
     config: TransformerConfig
+    shared_words: Table | None = None
 
-    @nn.compact
-    def __call__(
-        self, ids: Int[Array, "B L"], segments: Int[Array, "B L"] | None, train: bool
-    ) -> Float[Array, "B L D"]:
+    def setup(self):
         config, dtype = self.config, jnp.dtype(self.config.dtype)
-        words = Table(
-            config.vocab_size, config.width, "vocab", config.padded_vocab_size, dtype, name="word"
-        )
-        segment = Table(config.segments, config.width, "segment", dtype=dtype, name="segment")
-        position = config.position.copy(name="position", dtype=dtype)
-        norm = config.norm.copy(name="norm", dtype=dtype)
-        x = constrain(words(ids), "batch", "length", "act_embed")  # [B, L, D]
-        x = x + position(ids.shape[1], config.width)
-        x = x + segment(jnp.zeros_like(ids) if segments is None else segments)
-        x = Dropout(config.dropout)(norm(x), train)
+        width = config.embedding_width or config.width
+        self.word = config.words() if self.shared_words is None else self.shared_words
+        if config.position is not None:
+            self.position = config.position.copy(dtype=dtype)
+        if config.segments:
+            self.segment = Table(config.segments, width, "segment", dtype=dtype)
+        if config.embedding_norm:
+            self.norm = config.norm.copy(dtype=dtype)
+        if config.embedding_width is not None:
+            self.projection = Projection((config.width,), ("embed_in",), ("embed",), dtype)
+        self.dropout = Dropout(config.dropout)
+
+    def __call__(
+        self,
+        ids: Int[Array, "B L"],
+        segments: Int[Array, "B L"] | None,
+        positions: Int[Array, "B L"] | None,
+        train: bool,
+    ) -> Float[Array, "B L D"]:
+        config = self.config
+        x = constrain(self.word(ids), "batch", "length", "act_embed")  # [B, L, E]
+        if config.position is not None:
+            places = jnp.arange(ids.shape[1]) if positions is None else positions
+            x = x + self.position(places, x.shape[-1])
+        if config.segments:
+            x = x + self.segment(jnp.zeros_like(ids) if segments is None else segments)
+        if config.word_segments and segments is not None:
+            x = x + self.word(segments)
+        if config.embedding_norm:
+            x = self.norm(x)
+        x = self.dropout(x, train)
+        if config.embedding_width is not None:
+            x = self.projection(x)  # [B, L, D]
         return constrain(x, "batch", "length", "act_embed")
 
 
-class PostNormLayer(nn.Module):
-    """Attention and feed-forward, each added to its input and then normalised."""
-
-    config: TransformerConfig
-    train: bool
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B L D"], mask: Bool[Array, "B L"]
-    ) -> tuple[Float[Array, "B L D"], None]:
-        config, dtype = self.config, jnp.dtype(self.config.dtype)
-        dropout = Dropout(config.dropout)
-        attention = config.attention.copy(name="attention", dtype=dtype)
-        attention_norm = config.norm.copy(name="attention_norm", dtype=dtype)
-        feed_forward = config.feed_forward.copy(name="feed_forward", dtype=dtype)
-        feed_forward_norm = config.norm.copy(name="feed_forward_norm", dtype=dtype)
-        x = attention_norm(x + dropout(attention(x, mask, self.train), self.train))
-        x = constrain(x, "batch", "length", "act_embed")
-        x = feed_forward_norm(x + dropout(feed_forward(x), self.train))
-        return constrain(x, "batch", "length", "act_embed"), None  # None: scan stacks nothing
-
-
-def _stack(config: TransformerConfig) -> Any:
-    """PostNormLayer scanned over the layers, its parameters stacked along a first axis."""
-    layer = PostNormLayer
-    if config.remat != "none":
-        # Where all layers stand in one body, XLA would find the recomputation to be a common
-        # subexpression of the forward pass and undo it; inside a loop it cannot.
-        layer = nn.remat(
-            layer,
-            policy=REMAT_POLICIES[config.remat],
-            prevent_cse=config.unroll >= config.layers,
-        )
-    return nn.scan(
-        layer,
-        variable_axes={"params": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=nn.broadcast,
-        length=config.layers,
-        unroll=config.unroll,
-        metadata_params={nn.PARTITION_NAME: "layers"},
-    )
-
-
-def _check_input(config: TransformerConfig, ids: Array, mask: Array, segments: Array | None):
+def _check_input(
+    config: TransformerConfig,
+    ids: Array,
+    mask: Array,
+    segments: Array | None,
+    positions: Array | None,
+):
     if ids.ndim != 2:
         raise ValueError(f"ids have shape {ids.shape}; [batch, length] is needed")
-    for name, array in (("mask", mask), ("segments", segments)):
+    if mask.shape not in (ids.shape, (*ids.shape, ids.shape[1])):
+        raise ValueError(
+            f"mask has shape {mask.shape}, but ids have {ids.shape}: the same is needed, or one "
+            "more axis of that length for who sees whom"
+        )
+    for name, array in (("segments", segments), ("positions", positions)):
         if array is not None and array.shape != ids.shape:
             raise ValueError(f"{name} has shape {array.shape}, but ids have {ids.shape}")
+    if segments is not None and not (config.segments or config.word_segments):
+        raise ValueError("segments are given, but the model has none: leave them out")
+    if config.position is None or positions is not None:
+        return
     if ids.shape[1] > config.position.max_positions:
         raise ValueError(
             f"rows of {ids.shape[1]} tokens: the model has {config.position.max_positions} "

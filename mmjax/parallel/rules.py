@@ -26,6 +26,8 @@ LOGICAL_RULES: dict[str, MeshAxes] = {
     "position": None,
     "segment": None,
     "embed": "fsdp",
+    "embed_in": None,  # of a narrow table that is widened
+    "buckets": None,
     "heads": "tensor",
     "head_dim": None,
     "mlp": "tensor",

@@ -9,11 +9,31 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Generic, TypeVar
 
-from mmjax.models.transformer import TransformerConfig
+from mmjax.errors import UserError
+from mmjax.pretrained.folder import Tensors
 
-Path = tuple[str, ...]
+Config = TypeVar("Config")
+
+# Axes that only the folder's tensors have, see `Entry`.
+PARTS, ONE = "parts", "one"
+
+HEADS_IN = "(heads head_dim) embed -> embed heads head_dim"
+HEADS_BIAS = "(heads head_dim) -> heads head_dim"
+HEADS_OUT = "embed (heads head_dim) -> heads head_dim embed"
+
+# Far beyond any model: a config.json is not to make a program build without end.
+MAX_LAYERS, MAX_SIZE = 1024, 1 << 22
+
+# Names in config.json and here. One function has several names there; the first is written.
+ACTIVATIONS = {
+    "gelu": "gelu",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "quick_gelu": "quick_gelu",
+    "relu": "relu",
+}
 
 
 @dataclass(frozen=True)
@@ -24,13 +44,19 @@ class Entry:
     with "{layer}" where the folder keeps one tensor per layer and we keep them stacked along a
     first axis. `axes` says how the axes correspond, there -> here: "(heads head_dim) embed ->
     embed heads head_dim" is a matrix whose rows are all heads' outputs one after another. An
-    axis named "vocab" may be longer here than there.
+    axis named "vocab" may be longer here than there. An axis "parts", which only they have, lays
+    `parts` parameters of ours one after another, of which this is number `part`; "one" is an axis
+    of size 1 there. `numbered_on`: what follows the last layer in number there is another
+    parameter's.
     """
 
     path: str
     name: str
     axes: str
     first: int = 0
+    part: int = 0
+    parts: int = 1
+    numbered_on: bool = False
 
     def names(self, count: int) -> list[str]:
         """The folder's names of a parameter that stacks `count` layers."""
@@ -53,10 +79,95 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Family:
-    """`canonical` maps a tensor's name to the form used in `entries`, or None if it is to be
-    ignored (buffers that hold no weights)."""
+class Family(Generic[Config]):
+    """Attributes:
+    kind: class of the models' config.
+    config: what a config.json describes.
+    describe: what a config.json says of a model, without what `architectures` it has.
+    entries: where each parameter of a model is found.
+    canonical: maps a tensor's name to the form used in `entries`, or None if it is to be ignored
+      (buffers that hold no weights).
+    seen: keys that are added to config.json's, from the tensors: what it leaves open.
+    """
 
-    config: Callable[[dict[str, Any]], TransformerConfig]
-    entries: tuple[Entry, ...]
+    kind: type[Config]
+    config: Callable[[dict[str, Any]], Config]
+    describe: Callable[[Config], dict[str, Any]]
+    entries: Callable[[Config], tuple[Entry, ...]]
     canonical: Callable[[str], str | None]
+    seen: Callable[[Tensors], dict[str, Any]] = lambda _: {}
+
+
+def norm(path: str, name: str) -> list[Entry]:
+    """A layer norm."""
+    return [
+        Entry(f"{path}/scale", f"{name}.weight", "embed -> embed"),
+        Entry(f"{path}/bias", f"{name}.bias", "embed -> embed"),
+    ]
+
+
+def projection(path: str, name: str, kernel: str, bias: str | None) -> list[Entry]:
+    """A linear layer; `bias` None: it has none."""
+    entries = [Entry(f"{path}/kernel", f"{name}.weight", kernel)]
+    return entries if bias is None else [*entries, Entry(f"{path}/bias", f"{name}.bias", bias)]
+
+
+def attention(
+    path: str, query: str, key: str, value: str, output: str, *, bias: bool = True
+) -> list[Entry]:
+    """Four linear layers."""
+    inputs = {"query": query, "key": key, "value": value}
+    return [
+        entry
+        for part, name in inputs.items()
+        for entry in projection(f"{path}/{part}", name, HEADS_IN, HEADS_BIAS if bias else None)
+    ] + projection(f"{path}/output", output, HEADS_OUT, "embed -> embed" if bias else None)
+
+
+def widening(path: str, name: str, *, bias: bool = True) -> list[Entry]:
+    """A feed-forward layer's projection from the model's width."""
+    return projection(path, name, "mlp embed -> embed mlp", "mlp -> mlp" if bias else None)
+
+
+def narrowing(path: str, name: str, *, bias: bool = True) -> list[Entry]:
+    """A feed-forward layer's projection back to the model's width."""
+    return projection(path, name, "embed mlp -> mlp embed", "embed -> embed" if bias else None)
+
+
+def whole(config: dict[str, Any], key: str, high: int = MAX_SIZE) -> int:
+    """The whole number from 1 to `high` under `key`; ValueError for what is none."""
+    value = config[key]
+    if type(value) is not int or not 1 <= value <= high:
+        raise ValueError(f"{key} is {value!r}, where a whole number from 1 to {high} is needed")
+    return value
+
+
+def number(config: dict[str, Any], key: str, low: float = 0, below: float = 1) -> float:
+    """The number under `key`, within these bounds; ValueError for what is none."""
+    value = config[key]
+    if type(value) not in (int, float) or not low <= value < below:
+        raise ValueError(
+            f"{key} is {value!r}, where a number from {low} to below {below} is needed"
+        )
+    return value
+
+
+def activation_of(config: dict[str, Any], key: str) -> str:
+    """Our name of the activation under `key`; UserError for one that is not supported."""
+    if config[key] not in (*ACTIVATIONS,):  # it may be no string
+        raise UserError(
+            f"config.json: {key} is {config[key]!r}; supported: {', '.join(ACTIVATIONS)}."
+        )
+    return ACTIVATIONS[config[key]]
+
+
+def activation_name(activation: str) -> str:
+    """The name of our activation in a config.json."""
+    return {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}[activation]
+
+
+def refuse_unless(config: dict[str, Any], **supported: Any) -> None:
+    """UserError when a key is there with another value than the one supported."""
+    for key, only in supported.items():
+        if config.get(key, only) != only:
+            raise UserError(f"config.json: {key} is {config[key]!r}; supported: {only!r}.")

@@ -15,13 +15,11 @@ import numpy as np
 
 from mmjax.errors import UserError
 from mmjax.models.transformer import VOCAB_MULTIPLE, TransformerConfig
-from mmjax.pretrained.bert import BERT
-from mmjax.pretrained.family import Entry, Family
+from mmjax.pretrained.families import FAMILIES
+from mmjax.pretrained.family import ONE, PARTS, Entry, Family
 from mmjax.pretrained.folder import PretrainedFolder, Tensors
 
 Config = TypeVar("Config")
-
-FAMILIES: dict[str, Family] = {"bert": BERT}
 
 SHOWN = 8  # names per line of a report; a folder with another head leaves over hundreds
 
@@ -44,12 +42,18 @@ class LoadReport:
         return "\n".join(_row(title, names, show) for title, names, show in rows)
 
 
-def transformer_config(folder: PretrainedFolder) -> TransformerConfig:
-    """The transformer that the folder's config.json describes.
+def transformer_config(folder: PretrainedFolder, kind: type[Config] = TransformerConfig) -> Config:
+    """The model that the folder's config.json describes.
 
-    Raises UserError for an unknown `model_type`, or a key that is missing or does not fit.
+    Args:
+        kind: class of the config that is wanted. A CLIP folder holds a text transformer, a vision
+            transformer, and both together.
+
+    Raises UserError for a `model_type` that is unknown or of another kind, or a key that is
+    missing or does not fit.
     """
-    return read_config(folder, _family(folder).config)
+    family = find_family(folder, kind)
+    return read_config(folder, lambda keys: family.config(keys | family.seen(folder.tensors)))
 
 
 def read_config(folder: PretrainedFolder, describe: Callable[[dict[str, Any]], Config]) -> Config:
@@ -66,14 +70,15 @@ def read_config(folder: PretrainedFolder, describe: Callable[[dict[str, Any]], C
 
 
 def load_transformer(
-    folder: PretrainedFolder, target: Mapping[str, Any]
+    folder: PretrainedFolder, target: Mapping[str, Any], kind: type = TransformerConfig
 ) -> tuple[dict[str, Any], LoadReport]:
-    """The folder's weights as the parameters of one Transformer.
+    """The folder's weights as the parameters of one model.
 
     Args:
         folder: what `load_folder` gave.
-        target: tree of jax.ShapeDtypeStruct, the transformer's subtree under "params"; where one
+        target: tree of jax.ShapeDtypeStruct, the model's subtree under "params"; where one
             has a sharding its array is made with it, each process reading its own slices only.
+        kind: class of the model's config, as for `transformer_config`.
 
     Returns:
         The tree of jax.Arrays in the target's dtypes, None where the folder has no weights, and
@@ -82,8 +87,9 @@ def load_transformer(
     Raises UserError, naming the parameter, when a shape does not fit, when the folder has another
     number of layers, and when it holds none of the parameters.
     """
-    family = _family(folder)
-    return load_entries(folder, family.entries, family.canonical, target)
+    family = find_family(folder, kind)
+    entries = family.entries(transformer_config(folder, kind))
+    return load_entries(folder, entries, family.canonical, target)
 
 
 def load_entries(
@@ -120,14 +126,16 @@ def load_entries(
     return params, report
 
 
-def _family(folder: PretrainedFolder) -> Family:
+def find_family(folder: PretrainedFolder, kind: type[Config]) -> Family[Config]:
     model_type = folder.config.get("model_type")
-    if model_type not in FAMILIES:
-        raise UserError(
-            f"{folder.path / 'config.json'}: model_type is {model_type!r}; supported: "
-            f"{', '.join(FAMILIES)}."
-        )
-    return FAMILIES[model_type]
+    for family in FAMILIES.get(model_type, ()):
+        if family.kind is kind:
+            return family
+    fitting = [name for name, all_of in FAMILIES.items() if any(f.kind is kind for f in all_of)]
+    raise UserError(
+        f"{folder.path / 'config.json'}: model_type is {model_type!r}; supported: "
+        f"{', '.join(fitting)}."
+    )
 
 
 def _sources(
@@ -137,7 +145,7 @@ def _sources(
     n = leaf.shape[0] if entry.stacked else 1
     *wanted, after = entry.names(n + 1)
     found = [name for name in wanted if name in names]
-    more = entry.stacked and after in names
+    more = entry.stacked and not entry.numbered_on and after in names
     if found and (len(found) < n or more):
         count = f"more than {n}" if more else f"{len(found)} of {n}"
         raise UserError(
@@ -145,6 +153,7 @@ def _sources(
             "with the number of layers that the folder has, or name a complete folder."
         )
     sizes = dict(zip(entry.ours, leaf.shape[entry.stacked :], strict=True))
+    sizes |= {ONE: 1, PARTS: entry.parts}
     expected = tuple(int(np.prod([sizes[a] for a in group])) for group in entry.theirs)
     for name in found:
         shape = folder.tensors.shape(names[name])
@@ -211,6 +220,7 @@ def _fill(
     """Writes into `part` what the tensor holds of it."""
     size = dict(zip(entry.ours, shape, strict=True))
     bound = dict(zip(entry.ours, bounds, strict=True))
+    bound |= {ONE: (0, 1), PARTS: (entry.part, entry.part + 1)}
     index, split, inner = [], [], []
     for group, length in zip(entry.theirs, tensors.shape(name), strict=True):
         # Of merged axes the first is cut as asked, so the rows read are contiguous; the others
@@ -225,6 +235,8 @@ def _fill(
         inner += [slice(None), *(slice(*bound[axis]) for axis in group[1:])]
     axes = [axis for group in entry.theirs for axis in group]
     data = tensors.read(name, tuple(index)).reshape(split)[tuple(inner)]
+    data = data.squeeze(tuple(i for i, axis in enumerate(axes) if axis not in entry.ours))
+    axes = [axis for axis in axes if axis in entry.ours]
     data = data.transpose([axes.index(axis) for axis in entry.ours])
     part[tuple(slice(0, n) for n in data.shape)] = data
 

@@ -28,8 +28,8 @@ from mmjax.losses.objective import Objective, PairTerm
 from mmjax.losses.pairwise import HardestHinge, Sigmoid, SoftmaxCE, SumHinge
 from mmjax.metrics.retrieval import Ranking, ranking_from_embeddings
 from mmjax.models.dual_encoder import DualEncoder, DualEncoderConfig
+from mmjax.pretrained.images import load_image_tower
 from mmjax.pretrained.loading import load_transformer
-from mmjax.pretrained.resnet import load_resnet
 from mmjax.tasks.base import Predictor
 from mmjax.tasks.retrieval_examples import (
     RetrievalOptions,
@@ -334,7 +334,7 @@ class RetrievalTask(RetrievalText):
                 params["label_tower"], reports["label_tower"] = loaded
         if self._image_weights is not None:
             tower = {name: target[name]["image_tower"] for name in target}
-            loaded, reports["image_tower"] = load_resnet(
+            loaded, reports["image_tower"] = load_image_tower(
                 self._image_weights, self.module().config.image, tower
             )
             for name, tree in loaded.items():

@@ -12,8 +12,10 @@ from flax import linen as nn
 from jax.sharding import AxisType, NamedSharding
 from safetensors.numpy import save_file
 
-from mmjax.models.presets import bert
+from mmjax.models.encoder_decoder import EncoderDecoder
+from mmjax.models.presets import ENCODER_DECODER_PRESETS, bert
 from mmjax.models.transformer import Transformer
+from mmjax.parallel import rules
 from mmjax.parallel.rules import partition_spec
 from mmjax.pretrained import PretrainedFolder, load_transformer
 from mmjax.pretrained.bert import BERT
@@ -110,7 +112,7 @@ def test_constraints_take_effect_inside_the_model(mesh):
 def test_a_pretrained_folder_loads_onto_the_mesh_by_slices(mesh, tmp_path, monkeypatch):
     tensors = fake_tensors()
     save_file(tensors, tmp_path / "model.safetensors")
-    folder = PretrainedFolder(tmp_path, {"model_type": "bert"}, Tensors(tmp_path))
+    folder = PretrainedFolder(tmp_path, BERT.describe(CONFIG), Tensors(tmp_path))
     target = nn.unbox(jax.eval_shape(MODEL.init, jax.random.key(0), *batch()))["params"]
     whole, _ = load_transformer(folder, target)
 
@@ -145,13 +147,28 @@ def test_unrolled_layers_equal_the_loop_on_the_mesh(mesh):
     )
 
 
+@pytest.mark.parametrize("preset", ["t5-3b", "t5-1.1-xl"])
+def test_every_matrix_of_the_largest_t5_is_cut_by_fsdp_and_tensor(mesh, preset):
+    """Abstractly: shapes only, no weights."""
+    ids, mask = jax.ShapeDtypeStruct((8, 16), jnp.int32), jax.ShapeDtypeStruct((8, 16), bool)
+    model = EncoderDecoder(ENCODER_DECODER_PRESETS[preset])
+    boxed = jax.eval_shape(model.init, jax.random.key(0), ids, mask, ids, mask)["params"]
+    cut = rules.shardings(boxed, mesh)
+    for (path, leaf), sharding in zip(
+        jax.tree_util.tree_leaves_with_path(nn.unbox(boxed)), jax.tree.leaves(cut), strict=True
+    ):
+        pieces = leaf.size / np.prod(sharding.shard_shape(leaf.shape))
+        if leaf.size > 1 << 20:
+            assert pieces == mesh.shape["fsdp"] * mesh.shape["tensor"], path
+
+
 def fake_tensors() -> dict[str, np.ndarray]:
     """Random tensors for every entry of BERT's table, in the folder's shapes."""
     size = {"embed": 32, "heads": 4, "head_dim": 8, "mlp": 48, "vocab": 50, "position": 16,
             "segment": 2}  # fmt: skip
     rng = np.random.default_rng(0)
     tensors = {}
-    for entry in BERT.entries:
+    for entry in BERT.entries(CONFIG):
         shape = [int(np.prod([size[axis] for axis in group])) for group in entry.theirs]
         for layer in range(2 if entry.stacked else 1):
             name = entry.name.format(layer=layer)

@@ -216,9 +216,10 @@ def test_a_target_that_does_not_fit_is_refused_by_name(change, message, tmp_path
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "roberta"}, "model_type is 'roberta'; supported: bert"),
+        ({"model_type": "roberta"}, "model_type is 'roberta'; supported: bert, albert, gpt2"),
+        ({"model_type": "t5"}, "model_type is 't5'; supported: bert, albert, gpt2"),
         ({"model_type": None}, "model_type is None"),
-        ({"hidden_act": "gelu_new"}, "hidden_act is 'gelu_new'"),
+        ({"hidden_act": "mish"}, "hidden_act is 'mish'; supported: gelu, gelu_new"),
         ({"position_embedding_type": "relative_key"}, "position_embedding_type"),
         ({"is_decoder": True}, "is_decoder"),
         ({"num_attention_heads": 3}, "does not divide among 3 heads"),

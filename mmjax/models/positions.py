@@ -1,0 +1,70 @@
+"""How a transformer knows where a token stands: vectors that are added, or biases on attention."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Float, Int
+
+from mmjax.models.layers import INITIAL_STD, Table, normal_init
+
+
+class LearnedPositions(nn.Module):
+    """One learned vector per absolute position, at most `max_positions` of them."""
+
+    max_positions: int
+    std: float = INITIAL_STD
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, positions: Int[Array, "*n"], width: int) -> Float[Array, "*n D"]:
+        table = Table(
+            self.max_positions, width, "position", std=self.std, dtype=self.dtype, name="table"
+        )
+        return table(positions)
+
+
+class RelativePositions(nn.Module):
+    """A learned bias per head on how far a key is from the query (Raffel et al. 2020, 2.1).
+
+    Distances fall into `buckets`: half of them hold one distance each, the others grow
+    logarithmically up to `max_distance`, beyond which all are equal. Two-sided, half of all are
+    for keys to the right; one-sided (a causal decoder), those count as distance 0.
+    """
+
+    buckets: int
+    max_distance: int
+    two_sided: bool
+    heads: int
+    std: float = INITIAL_STD
+
+    @nn.compact
+    def __call__(self, length: int) -> Float[Array, "H L L"]:
+        table = self.param(
+            "embedding",
+            nn.with_logical_partitioning(normal_init(self.std), ("buckets", "heads")),
+            (self.buckets, self.heads),
+            jnp.float32,
+        )
+        by_distance = table[self.bucket(np.arange(1 - length, length))]  # [2 L - 1, H]
+        distance = jnp.arange(length)[None] - jnp.arange(length)[:, None]  # key - query
+        return by_distance.T[:, distance + length - 1]
+
+    def bucket(self, distance: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+        """The bucket of each distance, key's place minus query's."""
+        buckets, first = self.buckets, np.zeros_like(distance)
+        if self.two_sided:
+            buckets //= 2
+            first = np.where(distance > 0, buckets, 0)
+            distance = np.abs(distance)
+        else:
+            distance = np.maximum(-distance, 0)
+        exact = buckets // 2
+        # In float32, as the models were trained: at a bucket's edge rounding decides.
+        share = np.log(np.maximum(distance, 1).astype(np.float32) / np.float32(exact))
+        share = share / np.float32(np.log(self.max_distance / exact)) * np.float32(buckets - exact)
+        wide = np.minimum(exact + share.astype(np.int32), buckets - 1)
+        return first + np.where(distance < exact, distance, wide)

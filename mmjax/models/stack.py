@@ -1,0 +1,159 @@
+"""The stack of equal layers that every transformer is, put together from the parts a config names.
+
+Words, patches and what else goes in are made into vectors by the modules that extend it; a family
+of models is a choice of parts in `presets.py`, never a branch in here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from mmjax.models.attention import Attention
+from mmjax.models.layers import Dropout, FeedForward, LayerNorm, RMSNorm
+from mmjax.models.positions import RelativePositions
+from mmjax.parallel.rules import constrain
+
+# What the backward pass finds stored instead of computing again. "none" stores everything.
+REMAT_POLICIES: dict[str, Any] = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StackConfig:
+    """A stack's parts and sizes.
+
+    Parts are modules outside any model; the stack copies them where they are needed.
+
+    Attributes:
+    cross_attention: of a decoder, to the encoder's output; None: there is none.
+    relative: biases on the self-attention, the same in all layers; None: there are none.
+    norm_first: each part is given its input normalised and its output is added to what was not
+      (Xiong et al. 2020); else the sum is normalised.
+    final_norm: the last layer's output is normalised.
+    share_layers: all layers are one and the same set of weights (ALBERT).
+    unroll: layers per trip of the loop over layers: 1 compiles fastest, all of them run fastest
+      on a CPU.
+    dtype: what is computed in; parameters, softmax and norm are float32.
+    """
+
+    width: int
+    layers: int
+    norm: LayerNorm | RMSNorm
+    attention: Attention
+    feed_forward: FeedForward
+    cross_attention: Attention | None = None
+    relative: RelativePositions | None = None
+    norm_first: bool = False
+    final_norm: bool = False
+    share_layers: bool = False
+    dropout: float = 0.1
+    dtype: str = "float32"
+    unroll: int = 1
+    remat: str = "none"
+
+    def __post_init__(self):
+        if self.remat not in REMAT_POLICIES:
+            raise ValueError(f"remat={self.remat!r} is none of {sorted(REMAT_POLICIES)}")
+        if self.unroll < 1:
+            raise ValueError(f"unroll={self.unroll} must be at least 1 (layers per loop trip)")
+        if self.dtype not in ("float32", "bfloat16"):
+            raise ValueError(f"dtype={self.dtype!r} is neither 'float32' nor 'bfloat16'")
+
+
+class Stack(nn.Module):
+    """The layers, and the norm after them."""
+
+    config: StackConfig
+
+    def setup(self):
+        config = self.config
+        self.layers = _scanned(config)(config)
+        if config.relative is not None:
+            self.relative_positions = config.relative.copy()
+        if config.final_norm:
+            self.final_norm = config.norm.copy(dtype=jnp.dtype(config.dtype))
+
+    def run(
+        self,
+        x: Float[Array, "B L D"],
+        mask: Bool[Array, "B *L L"],
+        train: bool,
+        memory: Float[Array, "B M D"] | None = None,
+        memory_mask: Bool[Array, "B *L M"] | None = None,
+    ) -> Float[Array, "B L D"]:
+        """The vectors x after all layers; see `Attention` for the masks."""
+        config = self.config
+        bias = None if config.relative is None else self.relative_positions(x.shape[1])
+        x, _ = self.layers(x, mask, bias, memory, memory_mask, train)
+        return self.final_norm(x) if config.final_norm else x
+
+
+class Layer(nn.Module):
+    """Attention (of a decoder, also to the memory) and feed-forward, each added to its input."""
+
+    config: StackConfig
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B L D"],
+        mask: Bool[Array, "B *L L"],
+        bias: Float[Array, "H L L"] | None,
+        memory: Float[Array, "B M D"] | None,
+        memory_mask: Bool[Array, "B *L M"] | None,
+        train: bool,
+    ) -> tuple[Float[Array, "B L D"], None]:
+        config, dtype = self.config, jnp.dtype(self.config.dtype)
+        dropout = Dropout(config.dropout)
+
+        def add(name: str, x: Array, part: Callable[[Array], Array]) -> Array:
+            norm = config.norm.copy(name=f"{name}_norm", dtype=dtype)
+            if config.norm_first:
+                x = x + dropout(part(norm(x)), train)
+            else:
+                x = norm(x + dropout(part(x), train))
+            return constrain(x, "batch", "length", "act_embed")
+
+        attention = config.attention.copy(name="attention", dtype=dtype)
+        x = add("attention", x, lambda y: attention(y, mask, train, bias=bias))
+        if config.cross_attention is not None:
+            cross = config.cross_attention.copy(name="cross_attention", dtype=dtype)
+            x = add("cross_attention", x, lambda y: cross(y, memory_mask, train, memory=memory))
+        feed_forward = config.feed_forward.copy(name="feed_forward", dtype=dtype)
+        x = add("feed_forward", x, lambda y: feed_forward(y, train))
+        return x, None  # None: scan stacks nothing
+
+
+def _scanned(config: StackConfig) -> Any:
+    """Layer scanned over the layers, its parameters stacked along a first axis or shared."""
+    layer = Layer
+    if config.remat != "none":
+        # Where all layers stand in one body, XLA would find the recomputation to be a common
+        # subexpression of the forward pass and undo it; inside a loop it cannot.
+        layer = nn.remat(
+            layer,
+            policy=REMAT_POLICIES[config.remat],
+            prevent_cse=config.unroll >= config.layers,
+            static_argnums=(6,),  # train; 0 is the module
+        )
+    shared = config.share_layers
+    return nn.scan(
+        layer,
+        variable_axes={} if shared else {"params": 0},
+        variable_broadcast="params" if shared else False,
+        split_rngs={"params": not shared, "dropout": True},
+        in_axes=nn.broadcast,
+        length=config.layers,
+        unroll=config.unroll,
+        metadata_params={nn.PARTITION_NAME: "layers"},
+    )
