@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -17,9 +17,7 @@ from jaxtyping import Bool, Float, Int
 from mmjax.metrics.base import ratio
 
 
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Decisions:
+class Decisions(NamedTuple):
     """Attributes:
     label: 1 for the positive class, else 0.
     probability: of the positive class, in [0, 1].

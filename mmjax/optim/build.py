@@ -47,8 +47,8 @@ class OptimOptions:
       clip_norm: gradients are scaled down to this global norm, over what is trained; None: never.
       layer_decay: learning rates fall by this factor from layer to layer, downwards: with L layers
         stacked the last has the factor layer_decay, the first layer_decay^L, the embeddings
-        layer_decay^(L + 1); heads have 1, and so has a tower without a stack of layers (a ResNet).
-        None: all layers learn alike.
+        layer_decay^(L + 1); heads have 1, and so has a tower without a stack of layers (a ResNet,
+        or ALBERT, whose layers are one). None: all layers learn alike.
       rate_factors: "EXPRESSION=FACTOR" each, such as "image_tower=0.1": what matches has so many
         times the learning rate. The first that matches counts; `layer_decay` comes on top.
       frozen: what matches one of these expressions is not trained: it stays bitwise as it is, and

@@ -7,7 +7,7 @@ from mmjax.optim.parameters import STACK, Parameter
 
 Tower = tuple[str, ...]
 
-_EMBEDDINGS = {"embeddings", "embedding"}
+_EMBEDDINGS, _HEAD = {"embeddings", "embedding"}, "head"
 
 
 def tower_of(parameter: Parameter) -> Tower | None:
@@ -36,10 +36,10 @@ def stacks_of(parameters: list[Parameter], option: str) -> dict[Tower, int]:
 def layers_above(parameter: Parameter, stacks: dict[Tower, int]) -> int:
     """Of embeddings: 1 + layers of the deepest stack in the nearest module that holds one; else 0.
 
-    Embeddings are what stands in a module "embeddings", and tables.
+    Embeddings are what stands in a module "embeddings", and tables other than that of a head.
     """
     parts = tuple(parameter.path.split("/"))
-    if _EMBEDDINGS.isdisjoint(parts):
+    if _EMBEDDINGS.isdisjoint(parts) or _HEAD in parts:
         return 0
     for end in range(len(parts) - 1, -1, -1):
         depths = [n for tower, n in stacks.items() if tower[:end] == parts[:end]]

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "mmjax"
 ALLOWED = {
     "errors": set(),
     "config": {"errors"},
-    "metrics": set(),
+    "metrics": {"parallel"},
     "parallel": {"config", "errors"},
     "losses": {"parallel"},
     "models": {"parallel", "errors"},

@@ -343,11 +343,13 @@ def test_embeddings_below_two_stacks_lie_below_the_deeper_one():
             "norm": {"scale": boxed((4,), ("embed",))},
         },
         "decoder": {"layers": {"kernel": boxed((3, 4, 5), ("layers", "embed", "mlp"))}},
+        "head": {"embedding": boxed((7, 4), ("vocab", "embed"))},
     }
     found = learned_rates(params, layer_decay=0.5)
     np.testing.assert_allclose(found["embeddings/word/embedding"], 0.5**4)
     np.testing.assert_allclose(found["encoder/relative/embedding"], 0.5**3)
     np.testing.assert_allclose(found["encoder/norm/scale"], 1.0)
+    np.testing.assert_allclose(found["head/embedding"], 1.0)
     np.testing.assert_allclose(found["decoder/layers/kernel"], [0.125, 0.25, 0.5])
 
 
