@@ -26,7 +26,7 @@ from mmjax.errors import UserError
 from mmjax.evaluators import TurnEvaluator
 from mmjax.models.encoder_decoder import EncoderDecoder
 from mmjax.models.presets import bert, t5
-from mmjax.models.text_to_text import TextToText, TextToTextConfig
+from mmjax.models.text_to_text import TextToText
 from mmjax.models.turn_classifier import TurnClassifier, TurnClassifierConfig
 from mmjax.steps import _at_once, _in_parts
 from mmjax.tasks.intent import IntentOptions, IntentTask, ModelOptions, intent_task
@@ -273,7 +273,7 @@ def test_less_than_15_percent_of_an_epochs_tokens_are_padding(released, prefix):
     lengths, size = index.lengths["text"], config.train.global_batch_size
     plan = TrainPlan([len(index)], size, 0, window=config.train.length_window, lengths=[lengths])
     real = padded = 0
-    for k in range(len(index) // size):
+    for k in range(0, len(index) // size, 5):  # batches all over an epoch
         rows = lengths[plan.batch(k).example]
         real += rows.sum()
         padded += size * task.ragged["text"].padded_length(int(rows.max()))
@@ -391,22 +391,16 @@ def test_an_encoder_with_too_few_positions_is_named(fitted):
 
 
 def small_t5(fitted) -> tuple[IntentTask, TextToText, dict]:
-    """The task in T5's form, a small network for it, and its parameters."""
+    """The task in T5's form with a small network, and that with its parameters."""
     task = intent_task(IntentOptions(max_length=64), ModelOptions(text="t5-small"))
     task.load(fitted)
     sizes = {"layers": 1, "width": 16, "heads": 2, "head_dim": 8, "feed_forward": 32}
     network = t5(**sizes, vocab_size=400, dropout=0.0)
+    module = TextToText(dataclasses.replace(task.module().config, model=network))
     task.module = lambda: module
-    module = TextToText(dataclasses.replace(TextToTextConfig(*answers_of(task)), model=network))
     batch = batch_of(task, [CHAT])
     params = nn.unbox(jax.jit(module.init, static_argnames="train")(KEY, batch, train=False))
     return task, module, jax.tree.map(lambda x: 3 * x, params)
-
-
-def answers_of(task):
-    t = task._examples.tokenizer
-    answers = tuple((*map(int, t.encode(a)), t.eos_id) for a in "01")
-    return t5(layers=1, width=8, heads=1, head_dim=8, feed_forward=8), answers, t.decoder_start_id
 
 
 def test_t5_scores_by_the_first_word_in_which_the_answers_differ_and_decodes_greedily(fitted):
@@ -429,8 +423,7 @@ def test_t5_scores_by_the_first_word_in_which_the_answers_differ_and_decodes_gre
     predictors = task.predictors()
     found = jax.jit(predictors["share"].fn)(variables, batch)[:, 0]
     np.testing.assert_allclose(found, log_p[:, one[k]] - log_p[:, zero[k]], atol=1e-4)
-
-    # A network that writes "1", whatever it reads, is heard; one that does not is not.
+    # Nobody taught it to write "1".
     assert not jax.jit(predictors["written"].fn)(variables, batch).any()
 
 
@@ -440,21 +433,19 @@ def test_t5_learns_to_write_its_answer(fitted):
     batch = batch_of(task, chats)
     labels = batch["label"]["ids"][:, 0]
     assert sorted(labels) == [0, 0, 1]
-    tx, objective = optax.adam(1e-2), task.objective()
+    tx, objective = optax.adam(2e-2), task.objective()
 
     @jax.jit
     def step(variables, state):
         def loss(variables):
             return objective(module.apply(variables, batch, train=False), batch)[0]
 
-        value, slope = jax.value_and_grad(loss)(variables)
-        updates, state = tx.update(slope, state)
-        return optax.apply_updates(variables, updates), state, value
+        updates, state = tx.update(jax.grad(loss)(variables), state)
+        return optax.apply_updates(variables, updates), state
 
     state = tx.init(variables)
-    for _ in range(60):
-        variables, state, value = step(variables, state)
-    assert value < 0.1
+    for _ in range(150):
+        variables, state = step(variables, state)
     odds, written = (task.predictors()[n].fn(variables, batch)[:, 0] for n in ("share", "written"))
     np.testing.assert_array_equal(odds > 0, labels == 1)
     np.testing.assert_array_equal(written, labels == 1)
