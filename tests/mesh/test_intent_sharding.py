@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import jax
 import numpy as np
-import pytest
 from flax import linen as nn
 from jax.sharding import AxisType
 
@@ -14,7 +13,7 @@ from mmjax.models.turn_classifier import TurnClassifier, TurnClassifierConfig
 
 MODEL = TurnClassifier(
     TurnClassifierConfig(
-        bert(layers=2, width=32, heads=4, feed_forward=48, vocab_size=50, max_positions=16),
+        bert(layers=1, width=32, heads=4, feed_forward=48, vocab_size=50, max_positions=16),
         hidden_dim=16,
     )
 )
@@ -44,12 +43,11 @@ def gradient(params, batch):
     return jax.value_and_grad(loss)(params)
 
 
-@pytest.mark.parametrize("sizes", [(8, 1, 1), (2, 2, 2)])
-def test_loss_and_gradients_are_those_of_one_device(sizes):
+def test_loss_and_gradients_are_those_of_one_device():
     params = nn.unbox(jax.jit(lambda key: MODEL.init(key, batch(), train=False))(jax.random.key(0)))
     params = jax.tree.map(lambda x: np.asarray(4 * x), params["params"])
     alone = jax.jit(gradient)(params, batch())
-    mesh = jax.make_mesh(sizes, ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
+    mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
     with jax.set_mesh(mesh):
         found = jax.jit(gradient)(params, batch())
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, alone)

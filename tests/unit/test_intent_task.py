@@ -325,9 +325,10 @@ def logits_of(prefix, batch):
 def test_the_score_of_a_prefix_is_read_from_cls_through_two_layers(fitted):
     batch = batch_of(task_of(fitted, max_length=64), [CHAT])
     params = params_of("separate")
-    _, state = MODEL.apply(
-        {"params": params}, batch, train=False, capture_intermediates=True, mutable=True
+    inside = jax.jit(
+        functools.partial(MODEL.apply, train=False, capture_intermediates=True, mutable=True)
     )
+    _, state = inside({"params": params}, batch)
     (hidden,) = state["intermediates"]["text_tower"]["__call__"]
     first = np.asarray(hidden)[:, 0].astype(np.float64)  # [CLS]
     for layer, activation in (("hidden", np.tanh), ("head", lambda x: x)):
@@ -391,7 +392,10 @@ def test_an_encoder_with_too_few_positions_is_named(fitted):
 
 @pytest.fixture(scope="module")
 def taught(fitted):
-    """A small network in T5's form that was taught three prefixes: (task, variables, batch)."""
+    """A small network in T5's form that was taught three prefixes.
+
+    (config, variables, the batch of these, what the predictors say of it).
+    """
     task = intent_task(IntentOptions(max_length=64), ModelOptions(text="t5-small"))
     task.load(fitted)
     sizes = {"layers": 1, "width": 16, "heads": 2, "head_dim": 8, "feed_forward": 32}
@@ -416,40 +420,40 @@ def taught(fitted):
 
         return jax.lax.fori_loop(0, 150, step, (variables, tx.init(variables)))[0]
 
-    return task, learn(jax.random.key(0)), batch
+    variables = learn(jax.random.key(0))
+    found = {
+        name: np.asarray(jax.jit(predictor.fn)(variables, batch))
+        for name, predictor in task.predictors().items()
+    }
+    return module.config, variables, batch, found
 
 
 def test_t5_learns_to_write_its_answer(taught):
-    task, variables, batch = taught
+    _, _, batch, found = taught
     labels = batch["label"]["ids"][:, 0]
     assert sorted(labels) == [0, 0, 1]
-    for name, positive in (("share", lambda x: x > 0), ("written", lambda x: x)):
-        found = jax.jit(task.predictors()[name].fn)(variables, batch)
-        assert found.shape == (3, 1)
-        np.testing.assert_array_equal(positive(found[:, 0]), labels == 1)
+    np.testing.assert_array_equal(found["share"] > 0, labels[:, None] == 1)
+    np.testing.assert_array_equal(found["written"], labels[:, None] == 1)
 
 
-def test_t5_scores_by_the_first_word_in_which_the_answers_differ(fitted, taught):
-    task, variables, _ = taught
-    batch = batch_of(task, [CHAT, *random_talks(3)])
-    config, text = task.module().config, batch["text"]
+def test_t5_scores_by_the_first_word_in_which_the_answers_differ(taught):
+    config, variables, batch, found = taught
     zero, one = config.answers
     same = next(k for k in range(len(zero)) if zero[k] != one[k])
+    text = batch["text"]
 
     @jax.jit
-    def whole():
+    def whole(params):
         rows = jnp.tile(jnp.array([config.start, *one[:-1]])[None], (len(text["ids"]), 1))
         given = (text["ids"], text["mask"], rows, jnp.ones(rows.shape, bool))
-        params = {"params": variables["params"]["model"]}
-        return jax.nn.log_softmax(EncoderDecoder(config.model).apply(params, *given))
+        return jax.nn.log_softmax(EncoderDecoder(config.model).apply({"params": params}, *given))
 
-    log_p = whole()[:, same]
-    found = jax.jit(task.predictors()["share"].fn)(variables, batch)[:, 0]
-    np.testing.assert_allclose(found, log_p[:, one[same]] - log_p[:, zero[same]], atol=1e-4)
+    log_p = whole(variables["params"]["model"])
+    want = log_p[:, same, one[same]] - log_p[:, same, zero[same]]
+    np.testing.assert_allclose(found["share"][:, 0], want, atol=1e-4)
     # Written is "1" where each of its words is the likeliest after those before.
-    likeliest = (whole().argmax(-1) == np.array(one)).all(-1)
-    written = jax.jit(task.predictors()["written"].fn)(variables, batch)[:, 0]
-    np.testing.assert_array_equal(written, likeliest)
+    likeliest = (log_p.argmax(-1) == np.array(one)).all(-1)
+    np.testing.assert_array_equal(found["written"][:, 0], likeliest)
 
 
 def test_a_form_that_t5_does_not_have_is_refused():
