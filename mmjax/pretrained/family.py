@@ -81,7 +81,7 @@ class Family(Generic[Config]):
     """Attributes:
     kind: class of the models' config.
     config: what a config.json describes.
-    describe: what a config.json says of a model, without what `architectures` it has.
+    describe: what a config.json says of a model.
     entries: where each parameter of a model is found.
     canonical: maps a tensor's name to the form used in `entries`, or None if it is to be ignored
       (buffers that hold no weights).
