@@ -103,7 +103,7 @@ class RetrievalEvaluator:
         pool = candidate_pool(index, candidate=self.candidate, content=self.content)
         queries = predict("query", np.arange(len(index)))
         photos = predict("photo", pool.content)
-        counts = rank_counts_from_embeddings(queries, photos, pool.content_of, pool.gold)
+        counts = rank_counts_from_embeddings(queries, photos[pool.content_of], pool.gold)
         return self.judge(counts, pool.gold)
 
     def evaluate_scores(self, index: ExampleIndex, scores: np.ndarray) -> Evaluation:
@@ -122,4 +122,4 @@ class RetrievalEvaluator:
         metrics = metric.compute(metric.update(metric.init(), counts, {}))
         recalls = {f"recall@{k}": 100 * recall_at_k(counts, k, self.ties) for k in self.ks}
         samples = {**recalls, "recall_sum": sum(recalls.values())}
-        return Evaluation(metrics, samples, dataclasses.asdict(counts), gold)
+        return Evaluation(metrics, samples, counts._asdict(), gold)

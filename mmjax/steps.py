@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmjax.losses.objective import Objective
+from mmjax.optim.trained import whole
 from mmjax.parallel.rules import constrain
 from mmjax.train_state import TrainState
 
@@ -26,6 +27,7 @@ def make_train_step(
     *,
     micro_batch_size: int | None = None,
     ema_decay: float | None = None,
+    ema_warmup: bool = False,
     schedule: Callable[[Any], jax.Array] | None = None,
 ) -> TrainStep:
     """jit of (state, batch) -> (next state, metrics); the state's buffers are given up.
@@ -37,9 +39,10 @@ def make_train_step(
     Args:
       micro_batch_size: examples that go through the model at a time, over all devices; None: all.
         See `_in_parts`.
+      ema_decay, ema_warmup: of the averaged parameters, see `OptimOptions`.
 
-    `metrics`: float32 scalars: the objective's values, "grad_norm" (before clipping),
-    "learning_rate", "skipped".
+    `metrics`: float32 scalars: the objective's values, "grad_norm" (before clipping,
+    of what is trained), "learning_rate", "skipped".
     """
     gradients = functools.partial(_at_once, module, objective)
     if micro_batch_size is not None:
@@ -47,13 +50,19 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Any):
         key = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-        grads, values, variables = gradients(state.params, state.variables, batch, key)
+        grads, values, variables = gradients(
+            state.params, state.variables, batch, key, state.frozen
+        )
         grad_norm = optax.tree.norm(grads)
         updates, opt_state = tx.update(grads, state.opt_state, state.params)
         params = optax.apply_updates(state.params, updates)
         ema = state.ema
         if ema is not None:
-            ema = jax.tree.map(lambda e, p: ema_decay * e + (1 - ema_decay) * p, ema, params)
+            decay = ema_decay
+            if ema_warmup:
+                made = _updates_made(state.opt_state)
+                decay = jnp.minimum(decay, (1.0 + made) / (10.0 + made))
+            ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, ema, params)
 
         finite = jnp.isfinite(values["loss"]) & jnp.isfinite(grad_norm)
         learned = (params, variables, opt_state, ema)
@@ -64,21 +73,27 @@ def make_train_step(
         metrics = {**values, "grad_norm": grad_norm, "skipped": 1.0 - finite.astype(jnp.float32)}
         if schedule is not None:
             metrics["learning_rate"] = schedule(_updates_made(state.opt_state))
-        state = TrainState(state.step + 1, params, variables, opt_state, ema, state.rng)
-        return state, metrics
+        step, rng, frozen = state.step + 1, state.rng, state.frozen
+        return TrainState(step, params, variables, opt_state, ema, rng, frozen), metrics
 
     placed = jax.tree.map(lambda x: x.sharding, abstract)
     return jax.jit(train_step, donate_argnums=0, out_shardings=(placed, None))
 
 
 def _at_once(
-    module: Any, objective: Objective, params: Any, variables: Any, batch: Any, key: jax.Array
+    module: Any,
+    objective: Objective,
+    params: Any,
+    variables: Any,
+    batch: Any,
+    key: jax.Array,
+    frozen: Any = None,
 ) -> tuple[Any, dict[str, jax.Array], Any]:
     """(gradients, the objective's values, the model's other variables after the step)."""
 
     def loss_fn(params):
         outputs, mutated = module.apply(
-            {"params": params, **variables},
+            {"params": whole(params, frozen), **variables},
             batch,
             train=True,
             rngs={"dropout": key},
@@ -99,6 +114,7 @@ def _in_parts(
     variables: Any,
     batch: Any,
     key: jax.Array,
+    frozen: Any = None,
 ) -> tuple[Any, dict[str, jax.Array], Any]:
     """As `_at_once`, with the memory of a part of the batch and the outputs of all of it.
 
@@ -121,7 +137,8 @@ def _in_parts(
 
     def apply(params: Any, part: Any, number: jax.Array) -> Any:
         rngs = {"dropout": jax.random.fold_in(key, number)}
-        return module.apply({"params": params, **variables}, part, train=True, rngs=rngs)
+        model = {"params": whole(params, frozen), **variables}
+        return module.apply(model, part, train=True, rngs=rngs)
 
     numbered = (jax.tree.map(cut, batch), jnp.arange(parts))
     _, outputs = jax.lax.scan(lambda _, part: (None, apply(params, *part)), None, numbered)

@@ -37,6 +37,7 @@ from mmjax.evaluators import Evaluation
 from mmjax.observe.metrics_log import MetricsLog
 from mmjax.observe.writers import Writer, make_writers
 from mmjax.optim.build import OptimOptions, build_optimizer, build_schedule
+from mmjax.optim.trained import make_split
 from mmjax.parallel import distributed, rules
 from mmjax.parallel.mesh import make_mesh
 from mmjax.steps import make_predict_steps, make_train_step
@@ -235,10 +236,13 @@ class NetworkSystem:
             seed=self._config["seed"],
         )
         module = self._task.module()
-        tx = build_optimizer(options["optim"], schedule.total)
-        ema = options["optim"].ema_decay
+        optim, shapes = options["optim"], loader.shapes()
+        split = make_split(optim.frozen, optim.frozen_layers, optim.lora)
+        tx = build_optimizer(
+            optim, schedule.total, train_state.abstract_params(module, shapes, split)
+        )
         abstract, init = train_state.abstract_state(
-            module, loader.shapes(), tx, self._mesh, ema=ema is not None
+            module, shapes, tx, self._mesh, ema=optim.ema_decay is not None, split=split
         )
         checkpoints = CheckpointStore(workdir.path / "checkpoints")
         latest = checkpoints.latest()
@@ -264,8 +268,9 @@ class NetworkSystem:
                     tx,
                     abstract,
                     micro_batch_size=options["train"].micro_batch_size,
-                    ema_decay=ema,
-                    schedule=build_schedule(options["optim"], schedule.total),
+                    ema_decay=optim.ema_decay,
+                    ema_warmup=optim.ema_warmup,
+                    schedule=build_schedule(optim, schedule.total),
                 ),
                 batches=loader.batches,
                 waited=lambda: loader.waited,
@@ -287,7 +292,7 @@ class NetworkSystem:
         return loop
 
     def _first_state(self, abstract: Any, init: Any) -> train_state.TrainState:
-        target = {"params": abstract.params, **abstract.variables}
+        target = abstract.base_variables()
         loaded, reports = self._task.initial_variables(target)
         for name, report in reports.items():
             logger.info("pretrained weights of %s:\n%s", name, report)
@@ -329,9 +334,11 @@ class NetworkSystem:
         )
 
     def _describe(self, abstract: Any, train: Split, schedule: Any, batch_size: int) -> None:
-        logger.info("parameters per device:\n%s", rules.bytes_table(abstract.params))
+        params = abstract.base_variables()["params"]
+        logger.info("parameters per device:\n%s", rules.bytes_table(params))
         logger.info(
-            "%s parameters; %d training examples of %s; %d steps of %d examples",
+            "%s parameters, %s trained; %d training examples of %s; %d steps of %d examples",
+            f"{train_state.count(params):,}",
             f"{train_state.count(abstract.params):,}",
             len(train.index),
             train.source.name,

@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh
 
 from mmjax.errors import UserError
+from mmjax.optim.trained import Split, base, replace_base, whole
 from mmjax.parallel import rules
 
 
@@ -20,11 +21,12 @@ from mmjax.parallel import rules
 class TrainState:
     """Attributes:
     step: int32, batches taken so far.
-    params: what is learned.
+    params: what is learned; None, or an adapter, where a parameter is frozen.
     variables: other collections of the model (batch statistics); {} for most.
     opt_state: of the optax chain.
     ema: averaged parameters; None when they are not kept.
     rng: uint32 key data; the key of a step is folded from it and `step`.
+    frozen: the parameters that stay as they are, see `mmjax.optim.trained`; None: all are learned.
     """
 
     step: jax.Array
@@ -33,30 +35,49 @@ class TrainState:
     opt_state: Any
     ema: Any
     rng: jax.Array
+    frozen: Any = None
 
     def eval_variables(self) -> dict[str, Any]:
         """What the model is evaluated with: averaged parameters where they are kept."""
         params = self.params if self.ema is None else self.ema
-        return {"params": params, **self.variables}
+        return {"params": whole(params, self.frozen), **self.variables}
+
+    def base_variables(self) -> dict[str, Any]:
+        """What the model is made of, without averages and adapters; of shapes too."""
+        return {"params": base(self.params, self.frozen), **self.variables}
+
+
+def abstract_params(module: Any, batch: Any, split: Split | None = None) -> Any:
+    """Shapes of what is trained, in boxes with the names of the axes.
+
+    Args:
+      batch, split: as in `abstract_state`.
+    """
+    return jax.eval_shape(_init_variables(module, batch, split), jax.random.key(0))[0]
 
 
 def abstract_state(
-    module: Any, batch: Any, tx: optax.GradientTransformation, mesh: Mesh, *, ema: bool
+    module: Any,
+    batch: Any,
+    tx: optax.GradientTransformation,
+    mesh: Mesh,
+    *,
+    ema: bool,
+    split: Split | None = None,
 ) -> tuple[TrainState, Any]:
     """Shapes, types and shardings of the state, and the function that makes it.
 
     Args:
       batch: a batch, or its ShapeDtypeStructs: only shapes are read.
+      split: parts what is trained from what is frozen; None: all is trained.
 
     Returns:
       (tree of ShapeDtypeStruct with shardings, boxed init function of a key).
     """
-    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+    init_variables = _init_variables(module, batch, split)
 
     def init(key: jax.Array) -> TrainState:
-        first = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
-        variables = dict(module.init(key, first, train=False))
-        params = variables.pop("params")
+        params, frozen, variables = init_variables(key)
         return TrainState(
             step=jnp.zeros((), jnp.int32),
             params=params,
@@ -65,6 +86,7 @@ def abstract_state(
             # A copy: the same buffer twice in a donated state is an error.
             ema=jax.tree.map(jnp.copy, params) if ema else None,
             rng=jax.random.key_data(jax.random.fold_in(key, 1)),
+            frozen=frozen,
         )
 
     boxed = jax.eval_shape(init, jax.random.key(0))
@@ -91,17 +113,32 @@ def init_state(abstract: TrainState, init: Any, seed: int, loaded: Any = None) -
     variables = jax.tree.map(
         lambda given, fresh: fresh if given is None else _checked(given, fresh),
         loaded,
-        {"params": state.params, **state.variables},
+        state.base_variables(),
         is_leaf=lambda x: x is None,
     )
-    params = variables.pop("params")
+    params, frozen = replace_base(state.params, state.frozen, variables.pop("params"))
     ema = None if state.ema is None else jax.tree.map(jnp.copy, params)
-    return dataclasses.replace(state, params=params, variables=variables, ema=ema)
+    return dataclasses.replace(state, params=params, frozen=frozen, variables=variables, ema=ema)
 
 
 def count(params: Any) -> int:
     """Number of scalars in a tree."""
     return sum(int(np.prod(x.shape)) for x in jax.tree.leaves(params))
+
+
+def _init_variables(module: Any, batch: Any, split: Split | None) -> Any:
+    """The function of a key -> (what is trained, what is frozen, other collections), in boxes."""
+    batch = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), batch)
+
+    def init(key: jax.Array) -> tuple[Any, Any, dict[str, Any]]:
+        first = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), batch)
+        variables = dict(module.init(key, first, train=False))
+        params, frozen = variables.pop("params"), None
+        if split is not None:
+            params, frozen = split(params, jax.random.fold_in(key, 2))
+        return params, frozen, variables
+
+    return init
 
 
 def _checked(loaded: jax.Array, fresh: jax.Array) -> jax.Array:

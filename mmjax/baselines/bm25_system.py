@@ -13,6 +13,7 @@ from mmjax import config as config_lib
 from mmjax.config import DataOptions, EvalOptions, limited
 from mmjax.data.splits import Split, open_split
 from mmjax.evaluators import Evaluation
+from mmjax.metrics.retrieval import ranking_from_scores
 from mmjax.tasks import task_module
 from mmjax.workdir import WorkDir
 
@@ -79,7 +80,9 @@ class Bm25System:
 
     def predict(self, workdir: WorkDir, split: str, top: int) -> list[dict[str, Any]]:
         data = self._split(split)
-        return self._task.ranked(data, self._scores(data), top)
+        pool = self._task.pool(data)
+        scores = self._scores(data)[:, pool.content_of]
+        return self._task.told(data, ranking_from_scores(scores, pool.gold, top))
 
     def page(self, path: Any, split: str, answers: list[dict[str, Any]]) -> None:
         self._task.page(path, self._split(split), answers, self._config["label"])

@@ -6,16 +6,24 @@ of its files: that makes its fingerprint, its copy in an artifact, and what a wo
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from mmjax.data.tokenizer_families import TOKENIZER_JSON, TokenizerFamily, family_of, special_parts
+from mmjax.data.tokenizer_files import (
+    ADDED_TOKENS,
+    SPECIAL_MAP,
+    TOKENIZER_CONFIG,
+    FamilyTokenizer,
+    SentencePieceTokenizer,
+    clean,
+)
 from mmjax.errors import UserError
 
 PAD, UNK, CLS, SEP = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
@@ -23,26 +31,46 @@ PAD, UNK, CLS, SEP = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 SPECIAL_PIECES, BYTE_PIECES = 4, 256
 MIN_VOCAB = 300  # leaves room for a few characters
 
-TOKENIZER_JSON = "tokenizer.json"
-VOCAB_TXT = "vocab.txt"
-TOKENIZER_CONFIG = "tokenizer_config.json"
 TRAINED_MODEL = "tokenizer.model"
+
+MAX_FILE_BYTES = 1 << 27  # four times the largest vocabulary's file
 
 
 class Tokenizer(Protocol):
-    """Text to ids, and the ids that frame a sequence.
+    """Text to ids, and the ids of special tokens.
 
-    `fingerprint` is a hex digest of the files: equal fingerprints encode equally.
+    `fingerprint` is a hex digest of the files: equal fingerprints encode equally. `vocab_size` is
+    how many rows an embedding needs. An id that the tokenizer has no token for raises UserError
+    when it is asked for.
     """
 
     vocab_size: int
-    pad_id: int
-    cls_id: int
-    sep_id: int
     fingerprint: str
 
+    @property
+    def pad_id(self) -> int: ...
+    @property
+    def unk_id(self) -> int: ...
+    @property
+    def cls_id(self) -> int: ...
+    @property
+    def sep_id(self) -> int: ...
+    @property
+    def bos_id(self) -> int: ...
+    @property
+    def eos_id(self) -> int: ...
+    @property
+    def mask_id(self) -> int: ...
+    @property
+    def decoder_start_id(self) -> int:
+        """What a decoder's input begins with."""
+
+    @property
+    def sentinel_ids(self) -> tuple[int, ...]:
+        """T5's marks of spans that were left out, the first one first."""
+
     def encode(self, text: str) -> np.ndarray:
-        """int32 ids of the text, without special tokens; empty for an empty text."""
+        """int32 ids of the text, nothing added to it; empty for an empty text."""
 
     def save(self, folder: str | Path) -> None:
         """Writes the files that `load_tokenizer(folder)` reads back."""
@@ -51,37 +79,46 @@ class Tokenizer(Protocol):
 def load_tokenizer(folder: str | Path) -> Tokenizer:
     """The tokenizer of a Hugging Face folder, or of a folder that `save` wrote.
 
-    tokenizer.json is preferred; else vocab.txt (WordPiece, lower-cased as tokenizer_config.json
-    says); else a SentencePiece *.model.
+    tokenizer.json is preferred; else the files of the family that tokenizer_config.json
+    (`tokenizer_class`) or config.json (`model_type`) names; else vocab.txt as BERT's, or any
+    SentencePiece *.model whose begin and end pieces then serve as [CLS] and [SEP].
 
-    Raises UserError when the folder has none of them or the file is damaged.
+    Raises UserError when the folder has none of them, when a file is damaged or too large, and
+    when a token that is needed is not in the vocabulary.
     """
     folder = Path(folder)
     if not folder.is_dir():
         raise UserError(f"There is no folder {folder} to read a tokenizer from.")
-    models = [file.name for file in sorted(folder.glob("*.model"))]
-    for kind, names in (
-        (_JsonTokenizer, [TOKENIZER_JSON]),
-        (_WordPieceTokenizer, [VOCAB_TXT]),
-        (_SentencePieceTokenizer, models[:1]),
+    settings = _read_json(folder / TOKENIZER_CONFIG)
+    model = _read_json(folder / "config.json")
+    name, family = family_of(settings.get("tokenizer_class"), model.get("model_type"))
+    names = _files_of(folder, name, family)
+    more = special_parts(_read_json(folder / SPECIAL_MAP)).keys() - special_parts(settings).keys()
+    for extra, tells in (
+        (TOKENIZER_CONFIG, settings),
+        (SPECIAL_MAP, more),
+        (ADDED_TOKENS, names[0] != TOKENIZER_JSON and _read_json(folder / ADDED_TOKENS)),
     ):
-        if not names or not (folder / names[0]).is_file():
-            continue
-        if (folder / TOKENIZER_CONFIG).is_file():
-            names = [*names, TOKENIZER_CONFIG]
-        try:
-            return kind({name: (folder / name).read_bytes() for name in names})
-        except UserError:
+        # What tells nothing new would only make another fingerprint.
+        if tells:
+            names.append(extra)
+    files = {n: _read(folder / n) for n in names}
+    if name is not None and settings.get("tokenizer_class") is None:
+        # Known from config.json, which is the model's and not the tokenizer's.
+        files[TOKENIZER_CONFIG] = json.dumps({**settings, "tokenizer_class": name}).encode()
+    own = names[0] == TOKENIZER_JSON or names[0] in family.files
+    try:
+        return FamilyTokenizer(files) if own else SentencePieceTokenizer(files)
+    except UserError as e:
+        raise UserError(f"{folder / names[0]}: {e}") from e
+    # The Rust library raises bare Exception for a file that it cannot parse, or panics, which is no
+    # Exception and of a class that nothing exports.
+    except BaseException as e:
+        if not isinstance(e, Exception) and type(e).__name__ != "PanicException":
             raise
-        # The Rust library raises bare Exception for a file that it cannot parse.
-        except Exception as e:
-            raise UserError(
-                f"{folder / names[0]} cannot be read as a tokenizer ({e}). Copy it again."
-            ) from e
-    raise UserError(
-        f"{folder} has no tokenizer: {TOKENIZER_JSON}, {VOCAB_TXT} or a SentencePiece *.model "
-        "is needed."
-    )
+        raise UserError(
+            f"{folder / names[0]} cannot be read as a tokenizer ({e}). Copy it again."
+        ) from e
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | Path) -> Tokenizer:
@@ -95,7 +132,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | Path) -
     """
     import sentencepiece
 
-    texts = [_clean(text) for text in texts]
+    texts = [clean(text) for text in texts]
     sentences = _lines("\n".join(texts))
     if not sentences:
         raise UserError("There is no text to train a tokenizer on: every text is empty.")
@@ -125,7 +162,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | Path) -
         num_threads=1,  # the order in which threads finish changes the last digits of the scores
         minloglevel=2,
     )
-    tokenizer = _SentencePieceTokenizer({TRAINED_MODEL: model.getvalue()})
+    tokenizer = SentencePieceTokenizer({TRAINED_MODEL: model.getvalue()})
     tokenizer.save(folder)
     return tokenizer
 
@@ -152,102 +189,42 @@ def clip(
     return np.concatenate([[cls_id], ids, [sep_id]], dtype=np.int32)
 
 
-class _FileTokenizer:
-    """What all kinds share: they are their files, and reopen from them in another process."""
-
-    def __init__(self, files: dict[str, bytes]):
-        self._files = files
-        digest = hashlib.sha256()
-        for name in sorted(files):
-            digest.update(f"{name} {len(files[name])}\n".encode() + files[name])
-        self.fingerprint = digest.hexdigest()
-
-    def __reduce__(self):
-        return type(self), (self._files,)
-
-    def save(self, folder: str | Path) -> None:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        for name, content in self._files.items():
-            (Path(folder) / name).write_bytes(content)
-
-    def _config(self) -> dict:
-        return json.loads(self._files.get(TOKENIZER_CONFIG, b"{}"))
+def _files_of(folder: Path, name: str | None, family: TokenizerFamily) -> list[str]:
+    """Names of the files that make the tokenizer."""
+    models = [(file.name,) for file in sorted(folder.glob("*.model"))]
+    for names in ((TOKENIZER_JSON,), family.files, *models[:1]):
+        if all((folder / n).is_file() for n in names):
+            return list(names)
+    wanted = " and ".join(family.files)
+    if name is None:
+        wanted += f", or a SentencePiece *.model, or a tokenizer_class in {TOKENIZER_CONFIG}"
+    raise UserError(f"{folder} has no tokenizer: {TOKENIZER_JSON} is needed, or {wanted}.")
 
 
-class _JsonTokenizer(_FileTokenizer):
-    """tokenizer.json, through the `tokenizers` library."""
+def _read_json(file: Path) -> dict[str, Any]:
+    """The object in a file of JSON; empty where there is no such file."""
+    if not file.is_file():
+        return {}
+    try:
+        content = json.loads(_read(file))
+    except (ValueError, RecursionError) as e:
+        raise UserError(f"{file} cannot be read as JSON ({e}). Copy it again.") from e
+    if not isinstance(content, dict):
+        raise UserError(f"{file} holds no JSON object. Copy it again.")
+    return content
 
-    def __init__(self, files: dict[str, bytes]):
-        super().__init__(files)
-        self._tokenizer = self._build()
-        # A saved tokenizer may cut and fill up every text; here that is the featurizer's choice.
-        self._tokenizer.no_truncation()
-        self._tokenizer.no_padding()
-        self.vocab_size = self._tokenizer.get_vocab_size()
-        self.pad_id, self.cls_id, self.sep_id = (
-            self._special(key, default)
-            for key, default in (("pad_token", PAD), ("cls_token", CLS), ("sep_token", SEP))
-        )
 
-    def _build(self):
-        import tokenizers
-
-        return tokenizers.Tokenizer.from_str(self._files[TOKENIZER_JSON].decode("utf-8"))
-
-    def encode(self, text: str) -> np.ndarray:
-        ids = self._tokenizer.encode(_clean(text), add_special_tokens=False).ids
-        return np.asarray(ids, np.int32)
-
-    def _special(self, key: str, default: str) -> int:
-        token = self._config().get(key) or default
-        token = token["content"] if isinstance(token, dict) else token
-        found = self._tokenizer.token_to_id(token)
-        if found is None:
+def _read(file: Path) -> bytes:
+    try:
+        size = file.stat().st_size
+        if size > MAX_FILE_BYTES:
             raise UserError(
-                f"The tokenizer has no token {token!r}, which {key} names. Use the tokenizer of "
-                "an encoder such as BERT."
+                f"{file} has {size} bytes; no tokenizer's file has more than {MAX_FILE_BYTES}. "
+                "Copy it again."
             )
-        return found
-
-
-class _WordPieceTokenizer(_JsonTokenizer):
-    """vocab.txt, one word piece per line."""
-
-    def _build(self):
-        import tokenizers
-
-        pieces = self._files[VOCAB_TXT].decode("utf-8").split("\n")
-        vocab = {piece.rstrip("\r"): i for i, piece in enumerate(pieces) if piece.rstrip("\r")}
-        config = self._config()
-        return tokenizers.BertWordPieceTokenizer(
-            vocab,
-            lowercase=config.get("do_lower_case", True),
-            strip_accents=config.get("strip_accents"),
-            handle_chinese_chars=config.get("tokenize_chinese_chars", True),
-        )
-
-
-class _SentencePieceTokenizer(_FileTokenizer):
-    """A SentencePiece model whose begin and end pieces serve as [CLS] and [SEP]."""
-
-    def __init__(self, files: dict[str, bytes]):
-        import sentencepiece
-
-        super().__init__(files)
-        model = next(content for name, content in files.items() if name.endswith(".model"))
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
-        self.vocab_size = self._processor.get_piece_size()
-        self.pad_id = self._processor.pad_id()
-        self.cls_id = self._processor.bos_id()
-        self.sep_id = self._processor.eos_id()
-        if min(self.pad_id, self.cls_id, self.sep_id) < 0:
-            raise UserError(
-                "The SentencePiece model lacks a padding, begin or end piece. Train it with "
-                "pad_id, bos_id and eos_id."
-            )
-
-    def encode(self, text: str) -> np.ndarray:
-        return np.asarray(self._processor.encode(_clean(text), out_type=int), np.int32)
+        return file.read_bytes()
+    except OSError as e:
+        raise UserError(f"{file} cannot be read ({e}). Make it readable, or copy it again.") from e
 
 
 def _without_rare_characters(sentences: list[str], vocab_size: int) -> list[str]:
@@ -264,8 +241,3 @@ def _without_rare_characters(sentences: list[str], vocab_size: int) -> list[str]
 
 def _lines(text: str) -> list[str]:
     return [line for line in text.splitlines() if line.strip()]
-
-
-def _clean(text: str) -> str:
-    """The text without lone surrogates (half an emoji, cut badly), which no library takes."""
-    return text.encode("utf-8", "replace").decode("utf-8")

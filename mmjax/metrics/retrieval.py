@@ -12,28 +12,82 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Float, Int
+
+from mmjax.parallel.topk import RankCounts, rank_counts, top_k
 
 Ties = Literal["expected", "pessimistic", "argsort_reversed"]
 
 BLOCK_BYTES = 256 * 2**20  # temporaries of one block of queries
 
 
-@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class RankCounts:
-    """Per query, among the items of the pool; together they give the rank under any rule for ties.
+class Ranking:
+    """What every query found.
 
-    greater: items with a higher score than the gold item.
-    equal: items with the gold item's score, itself included (>= 1).
-    equal_after: of those, the ones at a larger pool index than the gold item.
+    Attributes:
+      counts: of candidates above and beside the query's own.
+      own: float [Q], score of the own one.
+      top: int [Q, k], positions in the pool of the best, the best first, equal ones by increasing
+        position; -1 where the pool has fewer.
+      scores: float32 [Q, k], theirs.
     """
 
-    greater: Int[np.ndarray, " Q"]
-    equal: Int[np.ndarray, " Q"]
-    equal_after: Int[np.ndarray, " Q"]
+    counts: RankCounts
+    own: Float[np.ndarray, " Q"]
+    top: Int[np.ndarray, "Q k"]
+    scores: Float[np.ndarray, "Q k"]
+
+
+def ranking_from_embeddings(
+    queries: Float[np.ndarray, "Q D"],
+    pool: Float[np.ndarray, "P D"],
+    gold: Int[np.ndarray, " Q"],
+    k: int,
+) -> Ranking:
+    """The k best by dot product, for a pool of any size (`mmjax.parallel.topk`).
+
+    Raises as `rank_counts_from_embeddings`.
+    """
+    counts = rank_counts_from_embeddings(queries, pool, gold)
+    scores, top = (np.array(x) for x in top_k(queries, pool, k))
+    own = np.einsum("qd,qd->q", queries, pool[gold])
+    # Where the own one is among the best it has one score, to the last bit.
+    found = top == gold[:, None]
+    own = np.where(found.any(1), np.where(found, scores, 0).sum(1), own)
+    return Ranking(counts, own, top, scores)
+
+
+def ranking_from_scores(
+    scores: Float[np.ndarray, "Q P"], gold: Int[np.ndarray, " Q"], k: int
+) -> Ranking:
+    """The same from a score matrix. Raises as `rank_counts_from_scores`."""
+    counts = rank_counts_from_scores(scores, gold)
+    top = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+    own = np.take_along_axis(scores, gold[:, None], 1)[:, 0]
+    return Ranking(counts, own, top, np.take_along_axis(scores, top, 1))
+
+
+def rank_counts_from_embeddings(
+    queries: Float[np.ndarray, "Q D"],
+    pool: Float[np.ndarray, "P D"],
+    gold: Int[np.ndarray, " Q"],
+) -> RankCounts:
+    """Counts for dot products; under a mesh each device sees its part of the pool.
+
+    Args:
+      gold: position in the pool of each query's one right item.
+
+    Raises ValueError for a gold index outside the pool, and for NaN and infinity, which compared
+    with anything would look like a good rank.
+    """
+    _check_gold(gold, len(pool))
+    for name, vectors in (("query", queries), ("candidate", pool)):
+        finite = np.isfinite(vectors).all(1)
+        if not finite.all():
+            raise ValueError(f"the embedding of {name} {np.argmin(finite)} holds NaN or infinity")
+    return _join([tuple(np.asarray(x) for x in rank_counts(queries, pool, gold))])
 
 
 def rank_counts_from_scores(
@@ -57,48 +111,6 @@ def rank_counts_from_scores(
         blocks.append(
             ((block > own_score).sum(1), equal.sum(1), (equal & (index > own)).sum(1)),
         )
-    return _join(blocks)
-
-
-def rank_counts_from_embeddings(
-    queries: Float[np.ndarray, "Q D"],
-    pool: Float[np.ndarray, "U D"],
-    pool_of: Int[np.ndarray, " P"],
-    gold: Int[np.ndarray, " Q"],
-    *,
-    block_bytes: int = BLOCK_BYTES,
-) -> RankCounts:
-    """Counts for dot-product scores, in blocks of queries: never more than `block_bytes` of scores.
-
-    Args:
-      queries, pool: embeddings; scores are accumulated in float32 at the highest precision.
-      pool_of: row of `pool` that stands at each pool position. Positions that share a row tie
-        exactly; vectors that are stored twice may differ in a score's last bit and then do not.
-      gold: pool position of each query's one right item.
-
-    Raises ValueError for NaN scores and for indices that are out of range.
-    """
-    Q, (U, P) = len(queries), (len(pool), len(pool_of))
-    _check_gold(gold, P)
-    if P and not (pool_of.min() >= 0 and pool_of.max() < U):
-        raise ValueError(f"pool_of points outside the pool of {U} vectors")
-    size = _block_size(Q, U, P, block_bytes)
-    pool, pool_of = jnp.asarray(pool), jnp.asarray(pool_of, jnp.int32)
-    blocks = []
-    for start in range(0, Q, size):
-        real = min(size, Q - start)
-        block = np.zeros((size, queries.shape[1]), queries.dtype)
-        own = np.zeros(size, np.int32)
-        block[:real] = queries[start : start + real]
-        own[:real] = gold[start : start + real]
-        # Fetched before the next block is sent: blocks in flight would add up in memory.
-        nan, *counts = (np.asarray(x)[:real] for x in _count_block(block, pool, pool_of, own))
-        if nan.any():
-            raise ValueError(
-                f"NaN among the scores of query {start + int(np.argmax(nan))}: "
-                "an embedding holds NaN or infinity"
-            )
-        blocks.append(tuple(counts))
     return _join(blocks)
 
 
@@ -140,7 +152,7 @@ class RetrievalMetric:
         return self.merge(state, predictions)
 
     def merge(self, a: RankCounts, b: RankCounts) -> RankCounts:
-        return _join([_columns(a), _columns(b)])
+        return _join([a, b])
 
     def compute(self, state: RankCounts) -> dict[str, float]:
         """{"recall@k" for each k, "recall_sum", "mrr", "median_rank"}.
@@ -165,38 +177,6 @@ class RetrievalMetric:
 
     def _recall(self, state: RankCounts, k: int) -> Float[np.ndarray, " Q"]:
         return recall_at_k(state, k, self.ties)
-
-
-def _block_size(Q: int, U: int, P: int, block_bytes: int) -> int:
-    """Queries per block: as many as `block_bytes` hold, of even size so that padding is little."""
-    # What XLA holds per query: the scores by vector with a NaN mask (5 bytes each), and by position
-    # the gathered scores with the three comparisons widened for their sums (16).
-    largest = max(1, block_bytes // max(1, 5 * U + 16 * P))
-    blocks = max(1, -(-Q // largest))
-    return max(1, -(-Q // blocks))
-
-
-@jax.jit
-def _count_block(
-    queries: Float[Array, "b D"],
-    pool: Float[Array, "U D"],
-    pool_of: Int[Array, " P"],
-    gold: Int[Array, " b"],
-) -> tuple[Array, Array, Array, Array]:
-    by_vector = jnp.einsum(
-        "qd,ud->qu", queries, pool, precision="highest", preferred_element_type=jnp.float32
-    )
-    # Gathered, not multiplied again: positions with one vector must tie to the last bit.
-    scores = by_vector[:, pool_of]  # [b, P]
-    own = jnp.take_along_axis(scores, gold[:, None], axis=1)  # [b, 1]
-    equal = scores == own
-    after = jnp.arange(scores.shape[1]) > gold[:, None]
-    return (
-        jnp.isnan(by_vector).any(axis=1),
-        (scores > own).sum(axis=1),
-        equal.sum(axis=1),
-        (equal & after).sum(axis=1),
-    )
 
 
 def _rank(counts: RankCounts, ties: Ties) -> Float[np.ndarray, " Q"]:
@@ -227,7 +207,3 @@ def _join(blocks: list[tuple[np.ndarray, ...]]) -> RankCounts:
     empty = (np.zeros(0, np.int64),) * 3
     columns = zip(empty, *blocks, strict=True)
     return RankCounts(*(np.concatenate(x).astype(np.int64) for x in columns))
-
-
-def _columns(counts: RankCounts) -> tuple[np.ndarray, ...]:
-    return counts.greater, counts.equal, counts.equal_after

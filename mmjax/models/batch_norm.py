@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
-
-EPSILON = 1e-5
-MOMENTUM = 0.1  # of the newest batch in the running statistics
 
 BatchNormMode = Literal["global", "groups", "frozen"]
 
@@ -26,15 +24,17 @@ class BatchNorm(nn.Module):
     * "frozen": not from the batch. The running statistics are used, and stay as they are.
 
     The running statistics (collection "batch_stats": "mean" and "variance", the latter unbiased)
-    then move by `MOMENTUM` towards the batch's; with groups, towards the mean of the groups'.
+    then move by `momentum` towards the batch's; with groups, towards the mean of the groups'.
     Evaluation uses the running statistics.
 
-    `present` is True at rows that count; without a single one the running statistics stay. Raises
-    ValueError when the batch does not divide into groups.
+    `epsilon` is added to each variance. `present` is True at rows that count; without a single one
+    the running statistics stay. Raises ValueError when the batch does not divide into groups.
     """
 
     mode: BatchNormMode
     group: int
+    epsilon: float = 1e-5
+    momentum: float = 0.1  # of the newest batch in the running statistics
     scale_init: Any = nn.initializers.ones
 
     @nn.compact
@@ -48,17 +48,17 @@ class BatchNorm(nn.Module):
         variance = self.variable("batch_stats", "variance", _named(ones), None, x.shape[-1:])
 
         if not train or self.mode == "frozen":
-            factor = scale * jax.lax.rsqrt(variance.value + EPSILON)
+            factor = scale * jax.lax.rsqrt(variance.value + self.epsilon)
             return ((x.astype(jnp.float32) - mean.value) * factor + bias).astype(x.dtype)
 
         rows = self._rows(x.shape[0], present)  # [G, R]
         groups = x.reshape(*rows.shape, *x.shape[1:])  # [G, R, H, W, C]
-        y, batch_mean, batch_variance = normalize(groups, scale, bias, rows)
+        y, batch_mean, batch_variance = normalize(groups, scale, bias, rows, self.epsilon)
         if not self.is_initializing():
             values = rows.sum(axis=1) * (x.shape[1] * x.shape[2])  # [G]
-            mean.value = _moved(mean.value, batch_mean, values)
+            mean.value = _moved(mean.value, batch_mean, values, self.momentum)
             unbiased = batch_variance * (values / jnp.maximum(values - 1, 1))[:, None]
-            variance.value = _moved(variance.value, unbiased, values)
+            variance.value = _moved(variance.value, unbiased, values, self.momentum)
         return y.reshape(x.shape)
 
     def _rows(self, batch: int, present: Array | None) -> Float[Array, "G R"]:
@@ -77,21 +77,25 @@ def _named(init: Any) -> Any:
 
 
 def _moved(
-    running: Float[Array, " C"], new: Float[Array, "G C"], values: Float[Array, " G"]
+    running: Float[Array, " C"],
+    new: Float[Array, "G C"],
+    values: Float[Array, " G"],
+    momentum: float,
 ) -> Float[Array, " C"]:
     """`running`, moved towards the mean of the groups in which anything was counted."""
     counted = values > 0
     total = jnp.where(counted[:, None], new, 0).sum(axis=0)
-    moved = running + MOMENTUM * (total / jnp.maximum(counted.sum(), 1) - running)
+    moved = running + momentum * (total / jnp.maximum(counted.sum(), 1) - running)
     return jnp.where(counted.any(), moved, running)
 
 
-@jax.custom_vjp
+@partial(jax.custom_vjp, nondiff_argnums=(4,))
 def normalize(
     x: Float[Array, "G R H W C"],
     scale: Float[Array, " C"],
     bias: Float[Array, " C"],
     rows: Float[Array, "G R"],
+    epsilon: float,
 ) -> tuple[Float[Array, "G R H W C"], Float[Array, "G C"], Float[Array, "G C"]]:
     """Each group's channels with mean 0 and variance 1, scaled and shifted; mean and variance.
 
@@ -99,21 +103,25 @@ def normalize(
     through the first result only. It is written out, so that the backward pass keeps x as it is
     (bfloat16 where computed so) and reads it twice.
     """
-    return _normalize_forward(x, scale, bias, rows)[0]
+    return _normalize_forward(x, scale, bias, rows, epsilon)[0]
 
 
-def _normalize_forward(x: Array, scale: Array, bias: Array, rows: Array) -> tuple[Any, Any]:
+def _normalize_forward(
+    x: Array, scale: Array, bias: Array, rows: Array, epsilon: float
+) -> tuple[Any, Any]:
     weight = _weight(x, rows)
     wide = x.astype(jnp.float32)
     mean = _over_pixels(wide * weight)  # [G, C]
     # Not the mean of squares less the square of the mean, which cancels where the mean is large.
     variance = _over_pixels(jnp.square(wide - _spread(mean)) * weight)
-    inverse = jax.lax.rsqrt(variance + EPSILON)
+    inverse = jax.lax.rsqrt(variance + epsilon)
     y = (wide - _spread(mean)) * _spread(inverse * scale) + bias
     return (y.astype(x.dtype), mean, variance), (x, scale, rows, mean, inverse)
 
 
-def _normalize_backward(saved: tuple[Array, ...], cotangents: tuple[Array, ...]) -> tuple:
+def _normalize_backward(
+    epsilon: float, saved: tuple[Array, ...], cotangents: tuple[Array, ...]
+) -> tuple:
     x, scale, rows, mean, inverse = saved
     dy = cotangents[0].astype(jnp.float32)
     y = (x.astype(jnp.float32) - _spread(mean)) * _spread(inverse)

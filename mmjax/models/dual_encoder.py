@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from mmjax.models.image_tower import ImageTowerConfig
 from mmjax.models.layers import Projection
 from mmjax.models.pixels import mirror, normalize
-from mmjax.models.resnet import ResNet, ResNetConfig
 from mmjax.models.transformer import Transformer, TransformerConfig
 from mmjax.parallel.rules import constrain
 
@@ -39,7 +39,7 @@ class DualEncoderConfig:
 
     query: TransformerConfig
     labels: TransformerConfig | None = None
-    image: ResNetConfig | None = None
+    image: ImageTowerConfig | None = None
     shared: bool = False
     pooling: Literal["cls", "mean"] = "cls"
     joint_dim: int | None = 512
@@ -70,7 +70,7 @@ class DualEncoder(nn.Module):
         if config.labels is not None and not config.shared:
             self.label_tower = Transformer(config.labels)
         if config.image is not None:
-            self.image_tower = ResNet(config.image)
+            self.image_tower = config.image.module()
         if config.joint_dim is not None:
             self.query_head = Projection((config.joint_dim,), ("embed",), ("joint",))
             self.photo_head = Projection((config.joint_dim,), ("embed",), ("joint",))

@@ -7,7 +7,9 @@ from typing import Any
 
 from mmjax.models.attention import Attention
 from mmjax.models.clip import ClipConfig
+from mmjax.models.efficientnet import published as efficientnet
 from mmjax.models.encoder_decoder import EncoderDecoderConfig
+from mmjax.models.image_tower import ImageTowerConfig
 from mmjax.models.layers import FeedForward, LayerNorm, RMSNorm
 from mmjax.models.positions import LearnedPositions, RelativePositions
 from mmjax.models.resnet import ResNetConfig
@@ -298,7 +300,7 @@ ENCODER_DECODER_PRESETS: dict[str, EncoderDecoderConfig] = {
 _BASIC_WIDTHS = (64, 128, 256, 512)
 _BOTTLENECK_WIDTHS = (256, 512, 1024, 2048)
 
-IMAGE_PRESETS: dict[str, ResNetConfig] = {
+IMAGE_PRESETS: dict[str, ImageTowerConfig] = {
     # He et al. 2016, table 1.
     "resnet-18": ResNetConfig((2, 2, 2, 2), _BASIC_WIDTHS, "basic"),
     "resnet-34": ResNetConfig((3, 4, 6, 3), _BASIC_WIDTHS, "basic"),
@@ -310,6 +312,12 @@ IMAGE_PRESETS: dict[str, ResNetConfig] = {
     "resnet-tiny": ResNetConfig(
         (1, 1, 1, 1), (16, 32, 64, 128), "basic", stem="small", stem_width=16
     ),
+    # Tan and Le 2019, table 2, with the coefficients and image sizes of the published code.
+    "efficientnet-b0": efficientnet(1.0, 1.0, 224),
+    "efficientnet-b1": efficientnet(1.0, 1.1, 240),
+    "efficientnet-b2": efficientnet(1.1, 1.2, 260),
+    "efficientnet-b3": efficientnet(1.2, 1.4, 300),
+    "efficientnet-b4": efficientnet(1.4, 1.8, 380),
 }
 
 _VIT_BASE = {"layers": 12, "width": 768, "heads": 12, "feed_forward": 3072}

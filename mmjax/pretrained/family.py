@@ -33,7 +33,8 @@ class Entry:
     embed heads head_dim" is a matrix whose rows are all heads' outputs one after another. An
     axis named "vocab" may be longer here than there. An axis "parts", which only they have, lays
     `parts` parameters of ours one after another, of which this is number `part`; "one" is an axis
-    of size 1 there.
+    of size 1 there. `numbered_on`: what follows the last layer in number there is another
+    parameter's.
     """
 
     path: str
@@ -42,6 +43,7 @@ class Entry:
     first: int = 0
     part: int = 0
     parts: int = 1
+    numbered_on: bool = False
 
     def names(self, count: int) -> list[str]:
         """The folder's names of a parameter that stacks `count` layers."""

@@ -24,7 +24,10 @@ HUB_FILES = [
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
+    "added_tokens.json",
     "vocab.txt",
+    "vocab.json",
+    "merges.txt",
     "*.model",
 ]
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")

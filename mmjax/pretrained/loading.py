@@ -145,7 +145,7 @@ def _sources(
     n = leaf.shape[0] if entry.stacked else 1
     *wanted, after = entry.names(n + 1)
     found = [name for name in wanted if name in names]
-    more = entry.stacked and after in names
+    more = entry.stacked and not entry.numbered_on and after in names
     if found and (len(found) < n or more):
         count = f"more than {n}" if more else f"{len(found)} of {n}"
         raise UserError(

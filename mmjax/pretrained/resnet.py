@@ -7,82 +7,15 @@ or with Hugging Face's keys.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from mmjax.errors import UserError
 from mmjax.models.presets import IMAGE_PRESETS
 from mmjax.models.resnet import ResNetConfig
-from mmjax.pretrained.family import Entry
-from mmjax.pretrained.folder import PretrainedFolder
-from mmjax.pretrained.loading import SHOWN, LoadReport, load_entries, read_config
-from mmjax.pretrained.writing import to_tensors, write_folder
+from mmjax.pretrained.family import Entry, Family
+from mmjax.pretrained.limits import MAX_DEPTH, MAX_WIDTH, size, sizes
 
 ARCHITECTURES = {f"resnet{depth}": f"resnet-{depth}" for depth in (18, 34, 50, 101, 152)}
-
-# Far beyond any ResNet: a config.json is not to make a program build without end.
-MAX_STAGES, MAX_DEPTH, MAX_WIDTH = 8, 512, 1 << 16
-
-
-def resnet_config(folder: PretrainedFolder) -> ResNetConfig:
-    """The ResNet that the folder's config.json describes.
-
-    Raises UserError for another kind of model, for a ResNet that is not supported, and for a key
-    that is missing or does not fit.
-    """
-    return read_config(folder, _describe)
-
-
-def load_resnet(
-    folder: PretrainedFolder, config: ResNetConfig, target: Mapping[str, Any]
-) -> tuple[dict[str, Any], LoadReport]:
-    """The folder's weights as the variables of one ResNet.
-
-    Args:
-        folder: what `load_folder` gave.
-        config: of the ResNet that is to take them.
-        target: {"params": ..., "batch_stats": ...}, trees of jax.ShapeDtypeStruct; where one has a
-            sharding its array is made with it, each process reading its own slices only.
-
-    Returns:
-        The tree of jax.Arrays in the target's dtypes, and the report. A classifier is left over.
-
-    Raises UserError, naming the parameter, when a shape does not fit or when the folder has more or
-    fewer blocks: a part of a ResNet is no use.
-    """
-    variables, report = load_entries(folder, resnet_entries(config), canonical, target)
-    advice = "Build the model from this folder's config.json, or name a complete folder."
-    if report.initialised:
-        raise UserError(f"{folder.path} lacks {_some(report.initialised)}. {advice}")
-    trunk = ("embedder.", "encoder.")
-    more = [n for n in report.left_over if (canonical(n) or "").startswith(trunk)]
-    if more:
-        raise UserError(f"{folder.path} has blocks that the model lacks: {_some(more)}. {advice}")
-    return variables, report
-
-
-def export_resnet(config: ResNetConfig, variables: Mapping[str, Any], folder: str | Path) -> None:
-    """Writes a folder that `transformers.ResNetModel.from_pretrained` reads.
-
-    Args:
-        variables: {"params": ..., "batch_stats": ...} of one ResNet, whole arrays.
-
-    Raises UserError for the small stem, which that format has no word for, and when the folder
-    cannot be written.
-    """
-    if config.stem != "large":
-        raise UserError(
-            f"a ResNet with stem={config.stem!r} has no form in Hugging Face's format: train one "
-            "with stem='large' to export it."
-        )
-    trunk = {name: variables[name] for name in ("params", "batch_stats")}
-    tensors = to_tensors(resnet_entries(config), trunk)
-    counters = [n.replace("running_mean", "num_batches_tracked") for n in tensors if "_mean" in n]
-    tensors |= {name: np.zeros((), np.int64) for name in counters}
-    write_folder(Path(folder), _hugging_face_config(config), tensors)
 
 
 def resnet_entries(config: ResNetConfig) -> tuple[Entry, ...]:
@@ -136,14 +69,13 @@ def _conv_norm(path: str, name: str, first: int = 0) -> list[Entry]:
     ]
 
 
-def _describe(config: dict[str, Any]) -> ResNetConfig:
+def _read_config(config: dict[str, Any]) -> ResNetConfig:
     if "model_type" not in config and config.get("architecture") in ARCHITECTURES:
         return IMAGE_PRESETS[ARCHITECTURES[config["architecture"]]]
-    if config.get("model_type") != "resnet":
+    if "model_type" not in config:
         raise UserError(
-            f"config.json: model_type is {config.get('model_type')!r} and architecture "
-            f"{config.get('architecture')!r}; supported: model_type 'resnet', or one of the "
-            f"architectures {', '.join(ARCHITECTURES)}."
+            f"config.json: there is no model_type, and architecture {config.get('architecture')!r} "
+            f"is none of {', '.join(ARCHITECTURES)}."
         )
     for key, only in (
         ("hidden_act", "relu"),
@@ -157,28 +89,20 @@ def _describe(config: dict[str, Any]) -> ResNetConfig:
     if not isinstance(config["downsample_in_first_stage"], bool):
         raise ValueError("downsample_in_first_stage is neither true nor false")
     return ResNetConfig(
-        depths=_sizes(config, "depths", MAX_DEPTH),
-        widths=_sizes(config, "hidden_sizes", MAX_WIDTH),
+        depths=sizes(config, "depths", MAX_DEPTH),
+        widths=sizes(config, "hidden_sizes", MAX_WIDTH),
         block=config["layer_type"],
-        stem_width=_size(config["embedding_size"], "embedding_size", MAX_WIDTH),
+        stem_width=size(config["embedding_size"], "embedding_size", MAX_WIDTH),
         downsample_first=config["downsample_in_first_stage"],
     )
 
 
-def _sizes(config: dict[str, Any], key: str, high: int) -> tuple[int, ...]:
-    values = config[key]
-    if not isinstance(values, list) or not 1 <= len(values) <= MAX_STAGES:
-        raise ValueError(f"{key} is {values!r}, not a list of 1 to {MAX_STAGES} numbers")
-    return tuple(_size(value, key, high) for value in values)
-
-
-def _size(value: Any, key: str, high: int) -> int:
-    if type(value) is not int or not 1 <= value <= high:
-        raise ValueError(f"{key} has {value!r}, where a whole number from 1 to {high} is needed")
-    return value
-
-
-def _hugging_face_config(config: ResNetConfig) -> dict[str, Any]:
+def _describe(config: ResNetConfig) -> dict[str, Any]:
+    if config.stem != "large":
+        raise UserError(
+            f"a ResNet with stem={config.stem!r} has no form in Hugging Face's format: train one "
+            "with stem='large' to export it."
+        )
     return {
         "architectures": ["ResNetModel"],
         "model_type": "resnet",
@@ -193,6 +117,10 @@ def _hugging_face_config(config: ResNetConfig) -> dict[str, Any]:
     }
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+RESNET = Family(
+    kind=ResNetConfig,
+    config=_read_config,
+    describe=_describe,
+    entries=resnet_entries,
+    canonical=canonical,
+)

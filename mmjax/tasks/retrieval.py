@@ -26,9 +26,10 @@ from mmjax.errors import UserError
 from mmjax.evaluators import Predict
 from mmjax.losses.objective import Objective, PairTerm
 from mmjax.losses.pairwise import HardestHinge, Sigmoid, SoftmaxCE, SumHinge
+from mmjax.metrics.retrieval import Ranking, ranking_from_embeddings
 from mmjax.models.dual_encoder import DualEncoder, DualEncoderConfig
+from mmjax.pretrained.images import load_image_tower
 from mmjax.pretrained.loading import load_transformer
-from mmjax.pretrained.resnet import load_resnet
 from mmjax.tasks.base import Predictor
 from mmjax.tasks.retrieval_examples import (
     RetrievalOptions,
@@ -305,22 +306,20 @@ class RetrievalTask(RetrievalText):
         }
 
     def answers(self, split: Split, predict: Predict, top: int) -> list[dict[str, Any]]:
-        pool = self.pool(split)
-        queries = predict("query", np.arange(len(split.index)))
-        photos = predict("photo", pool.content)
-        # One row at a time: the whole matrix would not fit for a large split.
-        return self.ranked(split, (photos @ query for query in queries), top)
+        everything = np.arange(len(split.index))
+        return self.told(split, self._ranking(split, predict, top, everything))
 
     def sample(self, split: Split, predict: Predict) -> np.ndarray | None:
         # The same dialogues each time, spread over the split, among all of its photos.
         some = np.unique(np.linspace(0, len(split.index) - 1, 6).astype(np.int64))
+        return self.sheet(split, self.told(split, self._ranking(split, predict, 5, some), some))
+
+    def _ranking(self, split: Split, predict: Predict, k: int, some: np.ndarray) -> Ranking:
+        """The k best of all photos of the split for some of its examples."""
         pool = self.pool(split)
-        queries, photos = (
-            predict("query", np.arange(len(split.index))),
-            predict("photo", pool.content),
-        )
-        scores = (photos @ query for query in queries[some])
-        return self.sheet(split, self.ranked(split, scores, 5, some))
+        queries = predict("query", np.arange(len(split.index)))[some]
+        photos = predict("photo", pool.content)[pool.content_of]
+        return ranking_from_embeddings(queries, photos, pool.gold[some], k)
 
     def initial_variables(self, target: Any) -> tuple[Any, Any]:
         found, reports = jax.tree.map(lambda _: None, target), {}
@@ -335,7 +334,7 @@ class RetrievalTask(RetrievalText):
                 params["label_tower"], reports["label_tower"] = loaded
         if self._image_weights is not None:
             tower = {name: target[name]["image_tower"] for name in target}
-            loaded, reports["image_tower"] = load_resnet(
+            loaded, reports["image_tower"] = load_image_tower(
                 self._image_weights, self.module().config.image, tower
             )
             for name, tree in loaded.items():

@@ -20,7 +20,7 @@ from mmjax.data.images import ImageOptions, decode_image
 from mmjax.data.schema import Dialogue, Photo
 from mmjax.data.splits import Split
 from mmjax.evaluators import Pool, RetrievalEvaluator, candidate_pool
-from mmjax.metrics.retrieval import RankCounts, recall_at_k
+from mmjax.metrics.retrieval import RankCounts, Ranking, recall_at_k
 from mmjax.observe.page import thumbnail, write_page
 from mmjax.observe.sheet import contact_sheet
 
@@ -171,20 +171,13 @@ class RetrievalText:
         """The split's distinct photos."""
         return candidate_pool(split.index, candidate="photo", content="content")
 
-    def ranked(
-        self,
-        split: Split,
-        scores: Iterable[np.ndarray],
-        top: int,
-        examples: Sequence[int] | None = None,
+    def told(
+        self, split: Split, ranking: Ranking, examples: Sequence[int] | None = None
     ) -> list[dict[str, Any]]:
-        """The `top` photos for every example, or for the given ones, as JSON values.
+        """What a ranking found for every example, or for the given ones, as JSON values.
 
         "above" counts the candidates with a higher score than the right one, "equal" those with
         the same score, itself included.
-
-        Args:
-          scores: for each of them [U], against every distinct content of `self.pool(split)`.
         """
         pool, index, ids = self.pool(split), split.index, split.ids()
 
@@ -194,8 +187,8 @@ class RetrievalText:
         photos = [shared_photo(*example(i))[1] for i in pool.example_of]
         examples = range(len(index)) if examples is None else examples
         return [
-            self._answer(*example(i), ids[i], photos, pool.gold[i], row[pool.content_of], top)
-            for i, row in zip(examples, scores, strict=True)
+            self._answer(*example(i), ids[i], photos, pool.gold[i], ranking, row)
+            for row, i in enumerate(examples)
         ]
 
     def _answer(
@@ -205,14 +198,14 @@ class RetrievalText:
         name: str,
         photos: list[Photo],
         gold: int,
-        scores: np.ndarray,
-        top: int,
+        ranking: Ranking,
+        row: int,
     ) -> dict[str, Any]:
         position, _ = shared_photo(dialogue, sub)
         before = dialogue.turns[:position]
 
-        def shown(photo: int) -> dict[str, Any]:
-            score = float(f"{scores[photo]:.9g}")  # all that float32 holds
+        def shown(photo: int, score: float) -> dict[str, Any]:
+            score = float(f"{score:.9g}")  # all that float32 holds
             return {"photo": photos[photo].id, "labels": list(photos[photo].labels), "score": score}
 
         return {
@@ -221,10 +214,14 @@ class RetrievalText:
             "sharer": dialogue.turns[position].speaker,
             "asked": asking_turns(dialogue, sub, self.options.query),
             "query": self.query(dialogue, sub),
-            **shown(gold),
-            "above": int((scores > scores[gold]).sum()),
-            "equal": int((scores == scores[gold]).sum()),
-            "top": [shown(p) for p in np.argsort(-scores, kind="stable")[:top]],
+            **shown(gold, ranking.own[row]),
+            "above": int(ranking.counts.greater[row]),
+            "equal": int(ranking.counts.equal[row]),
+            "top": [
+                shown(photo, score)
+                for photo, score in zip(ranking.top[row], ranking.scores[row], strict=True)
+                if photo >= 0
+            ],
         }
 
     def page(

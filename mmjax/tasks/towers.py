@@ -8,12 +8,12 @@ from typing import Any
 
 from mmjax.data.tokenizers import Tokenizer
 from mmjax.errors import UserError
+from mmjax.models.image_tower import ImageTowerConfig
 from mmjax.models.presets import IMAGE_PRESETS, PRESETS
-from mmjax.models.resnet import ResNetConfig
 from mmjax.models.transformer import TransformerConfig
 from mmjax.pretrained.folder import PretrainedFolder, load_folder
+from mmjax.pretrained.images import image_config
 from mmjax.pretrained.loading import transformer_config
-from mmjax.pretrained.resnet import resnet_config
 
 FROM_FOLDER = "weights"
 
@@ -60,7 +60,8 @@ def text_tower(
     if tokenizer.vocab_size > config.padded_vocab_size:
         raise UserError(
             f"the tokenizer has {tokenizer.vocab_size} tokens, the encoder's table "
-            f"{config.vocab_size}: they do not belong together."
+            f"{config.vocab_size}: they do not belong together. Name a folder whose tokenizer "
+            "and weights were saved together."
         )
     config = dataclasses.replace(config, dtype=dtype, unroll=unroll or config.layers, remat=remat)
     if dropout is not None:
@@ -76,17 +77,17 @@ def image_tower(
     *,
     weights_key: str = "image_weights",
     **options: Any,
-) -> ResNetConfig:
-    """The ResNet that `config.model.<key>` names.
+) -> ImageTowerConfig:
+    """The network of images that `config.model.<key>` names.
 
     Args:
       preset: a key of `IMAGE_PRESETS`, or "weights": as the folder says.
-      options: fields of `ResNetConfig` that the run decides (batch_norm, dtype, remat).
+      options: fields of `ImageTowerConfig` that the run decides (batch_norm, dtype, remat).
 
     Raises:
       UserError: no such preset, or the folder and the preset do not fit.
     """
-    config = _chosen(key, preset, weights, weights_key, IMAGE_PRESETS, resnet_config)
+    config = _chosen(key, preset, weights, weights_key, IMAGE_PRESETS, image_config)
     if weights is not None and preset != FROM_FOLDER and config != IMAGE_PRESETS[preset]:
         raise UserError(
             f"the weights in {weights.path} are of another network than the preset {preset!r}: "

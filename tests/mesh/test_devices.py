@@ -64,7 +64,8 @@ class Pieces:
     def run(self, mesh) -> dict:
         """What 20 steps leave."""
         loader, module = self.loader(mesh), self.task.module()
-        tx = build_optimizer(self.options["optim"], STEPS)
+        params = train_state.abstract_params(module, loader.shapes())
+        tx = build_optimizer(self.options["optim"], STEPS, params)
         found = {"batches": [], "loss": [], "first": None}
         with jax.set_mesh(mesh):
             abstract, init = train_state.abstract_state(module, loader.shapes(), tx, mesh, ema=True)

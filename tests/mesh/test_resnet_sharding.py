@@ -17,7 +17,7 @@ from mmjax.models.resnet import ResNet, ResNetConfig
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import make_mesh
 from mmjax.parallel.rules import partition_spec
-from mmjax.pretrained import export_resnet, load_folder, load_resnet
+from mmjax.pretrained import export_image_tower, load_folder, load_image_tower
 from mmjax.pretrained.folder import Tensors
 
 # Two rows per device: a group of statistics spans two devices.
@@ -84,7 +84,7 @@ def test_training_equals_one_device(mesh, mode):
 
 def test_a_pretrained_folder_loads_onto_the_mesh_by_slices(tmp_path, monkeypatch):
     variables = jax.jit(init)(jax.random.key(0))
-    export_resnet(CONFIG, variables, tmp_path)
+    export_image_tower(CONFIG, variables, tmp_path)
     mesh = make_mesh(MESHES["data=4,fsdp=2"], jax.devices())
     target = jax.tree.map(
         lambda s, sharding: s.update(sharding=sharding),
@@ -100,7 +100,7 @@ def test_a_pretrained_folder_loads_onto_the_mesh_by_slices(tmp_path, monkeypatch
         return part
 
     monkeypatch.setattr(Tensors, "read", watched)
-    loaded, _ = load_resnet(load_folder(tmp_path), CONFIG, target)
+    loaded, _ = load_image_tower(load_folder(tmp_path), CONFIG, target)
     for leaf, wanted in zip(jax.tree.leaves(loaded), jax.tree.leaves(target), strict=True):
         assert leaf.sharding == wanted.sharding
     jax.tree.map(np.testing.assert_array_equal, loaded, variables)

@@ -15,7 +15,7 @@ from flax import linen as nn
 from safetensors.torch import save_file
 
 from mmjax.models.resnet import ResNet
-from mmjax.pretrained import export_resnet, load_folder, load_resnet, resnet_config
+from mmjax.pretrained import export_image_tower, image_config, load_folder, load_image_tower
 from mmjax.pretrained.resnet import resnet_entries
 from mmjax.pretrained.writing import to_tensors
 
@@ -112,7 +112,7 @@ def test_gradients(name, training, tmp_path):
 @pytest.mark.parametrize("name", SIZES)
 def test_an_exported_folder_gives_the_same_features_in_transformers(name, tmp_path):
     first = random_resnet(transformers.ResNetModel, SIZES[name], 4, tmp_path / "one")
-    export_resnet(*load(tmp_path / "one"), tmp_path / "two")
+    export_image_tower(*load(tmp_path / "one"), tmp_path / "two")
     second, info = transformers.ResNetModel.from_pretrained(
         tmp_path / "two", output_loading_info=True
     )
@@ -196,10 +196,10 @@ def random_images(shape: tuple[int, int]) -> np.ndarray:
 
 def load(folder: Path, left_over: list[str] | None = None):
     folder = load_folder(folder)
-    config = resnet_config(folder)
+    config = image_config(folder)
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     target = nn.unbox(jax.eval_shape(ResNet(config).init, jax.random.key(0), images))
-    variables, report = load_resnet(folder, config, target)
+    variables, report = load_image_tower(folder, config, target)
     assert len(report.loaded) == len(jax.tree.leaves(target))
     if left_over is not None:
         assert report.left_over == left_over

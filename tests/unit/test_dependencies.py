@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "mmjax"
 ALLOWED = {
     "errors": set(),
     "config": {"errors"},
-    "metrics": set(),
+    "metrics": {"parallel"},
     "parallel": {"config", "errors"},
     "losses": {"parallel"},
     "models": {"parallel", "errors"},
@@ -27,8 +27,8 @@ ALLOWED = {
         *("config", "data", "errors", "evaluators", "observe"),
         *("losses", "metrics", "models", "parallel", "pretrained"),
     },
-    "train_state": {"errors", "parallel"},
-    "steps": {"losses", "parallel", "train_state"},
+    "train_state": {"errors", "optim", "parallel"},
+    "steps": {"losses", "optim", "parallel", "train_state"},
 }
 
 

@@ -20,6 +20,7 @@ from mmjax.data.schema import SPLITS
 from mmjax.data.sources import ListSource, open_dataset
 from mmjax.data.splits import Split
 from mmjax.data.tokenizers import load_tokenizer
+from mmjax.metrics.retrieval import ranking_from_scores
 from mmjax.systems import make_system
 from mmjax.tasks.retrieval import ModelOptions, RetrievalOptions, RetrievalTask, RetrievalText
 from mmjax.workdir import WorkDir
@@ -119,7 +120,8 @@ def test_the_candidates_are_the_photos_of_the_split_and_no_others(prepared, spli
     own = {photo.id for dialogue in source for turn in dialogue.turns for photo in turn.photos}
     assert len(own) == 8
     pool = task.pool(data)
-    answers = task.ranked(data, np.zeros((12, len(pool.content))), top=100)
+    scores = np.zeros((12, len(pool.content_of)))
+    answers = task.told(data, ranking_from_scores(scores, pool.gold, 100))
     for answer in answers:
         assert {found["photo"] for found in answer["top"]} == own
         assert len(answer["top"]) == len(own)

@@ -13,8 +13,9 @@ from flax import linen as nn
 
 from mmjax.models.batch_norm import BatchNorm
 from mmjax.models.convolution import convolve, max_pool
+from mmjax.models.image_tower import REMAT_POLICIES
 from mmjax.models.presets import IMAGE_PRESETS
-from mmjax.models.resnet import REMAT_POLICIES, ResNet, ResNetConfig
+from mmjax.models.resnet import ResNet, ResNetConfig
 from mmjax.parallel.rules import LOGICAL_RULES, partition_spec
 
 SMALL = ResNetConfig((3,), (12,), "bottleneck", stem="small", stem_width=8, batch_norm_group=2)
@@ -372,7 +373,7 @@ def test_the_last_scale_of_each_block_can_start_at_zero():
     [
         ((2, 3, 16, 16), r"\(2, 3, 16, 16\); \[batch, height, width, 3\]"),
         ((16, 16, 3), r"\(16, 16, 3\); \[batch, height, width, 3\]"),
-        ((2, 16, 1, 3), "images of 16 x 1 pixels: this ResNet needs at least 2 pixels"),
+        ((2, 16, 1, 3), "images of 16 x 1 pixels: this network needs at least 2 pixels"),
     ],
 )
 def test_images_of_another_shape_are_refused(shape, message):

@@ -17,7 +17,7 @@ from safetensors.numpy import load_file, save_file
 from mmjax.errors import UserError
 from mmjax.models.presets import IMAGE_PRESETS
 from mmjax.models.resnet import ResNet, ResNetConfig
-from mmjax.pretrained import export_resnet, load_folder, load_resnet, resnet_config
+from mmjax.pretrained import export_image_tower, image_config, load_folder, load_image_tower
 
 CONFIG = ResNetConfig((1, 3), (8, 12), "bottleneck", stem_width=6, downsample_first=True)
 
@@ -33,14 +33,14 @@ def random_variables(config: ResNetConfig):
 
 
 def written(folder: Path, config: ResNetConfig = CONFIG) -> Path:
-    export_resnet(config, random_variables(config), folder)
+    export_image_tower(config, random_variables(config), folder)
     return folder
 
 
 def load(path: Path, config: ResNetConfig | None = None):
     folder = load_folder(path)
-    config = config or resnet_config(folder)
-    return load_resnet(folder, config, abstract(config))
+    config = config or image_config(folder)
+    return load_image_tower(folder, config, abstract(config))
 
 
 def change_tensors(folder: Path, change) -> None:
@@ -52,7 +52,7 @@ def change_tensors(folder: Path, change) -> None:
 def test_what_was_written_is_read_back_bit_for_bit(block, tmp_path):
     config = dataclasses.replace(CONFIG, block=block)
     variables, report = load(written(tmp_path, config))
-    assert resnet_config(load_folder(tmp_path)) == config
+    assert image_config(load_folder(tmp_path)) == config
     jax.tree.map(np.testing.assert_array_equal, variables, random_variables(config))
     assert not report.initialised and not report.left_over
 
@@ -101,7 +101,7 @@ def test_the_head_is_left_over_and_half_precision_becomes_float32(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "bert"}, "model_type is 'bert'.*supported: model_type 'resnet'"),
+        ({"model_type": "bert"}, "model_type is 'bert'; supported as a network of images: resnet"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'; supported: 'relu'"),
         ({"downsample_in_bottleneck": True}, "downsample_in_bottleneck is True"),
         ({"num_channels": 1}, "num_channels is 1; supported: 3"),
@@ -118,7 +118,7 @@ def test_a_config_that_is_not_supported_is_refused(change, message, tmp_path):
     file = written(tmp_path) / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | change))
     with pytest.raises(UserError, match=message):
-        resnet_config(load_folder(tmp_path))
+        image_config(load_folder(tmp_path))
 
 
 @pytest.mark.parametrize("key", ["depths", "hidden_sizes", "layer_type", "embedding_size"])
@@ -128,7 +128,7 @@ def test_a_missing_config_key_is_named(key, tmp_path):
     del config[key]
     file.write_text(json.dumps(config))
     with pytest.raises(UserError, match=f"no key '{key}'"):
-        resnet_config(load_folder(tmp_path))
+        image_config(load_folder(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -159,10 +159,10 @@ def test_a_folder_without_running_statistics_is_refused(tmp_path):
 def test_timms_config_names_the_network(tmp_path):
     save_file({"conv1.weight": np.zeros((64, 3, 7, 7), np.float32)}, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet50"}))
-    assert resnet_config(load_folder(tmp_path)) == IMAGE_PRESETS["resnet-50"]
+    assert image_config(load_folder(tmp_path)) == IMAGE_PRESETS["resnet-50"]
     (tmp_path / "config.json").write_text(json.dumps({"architecture": "resnet50d"}))
     with pytest.raises(UserError, match="architecture 'resnet50d'"):
-        resnet_config(load_folder(tmp_path))
+        image_config(load_folder(tmp_path))
 
 
 def test_a_small_stem_has_no_folder(tmp_path):

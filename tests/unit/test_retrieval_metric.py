@@ -11,12 +11,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmjax.metrics import retrieval
 from mmjax.metrics.base import Mean
 from mmjax.metrics.retrieval import (
     RetrievalMetric,
     rank_counts_from_embeddings,
     rank_counts_from_scores,
+    ranking_from_embeddings,
+    ranking_from_scores,
     recall_at_k,
 )
 
@@ -34,11 +35,11 @@ def tied_scores(seed, Q=6, P=6):
     return rng.integers(0, 4, size=(Q, P)) / 4, rng.integers(0, P, size=Q)
 
 
-def grid_embeddings(seed, Q=37, U=50, P=80, D=8):
+def grid_embeddings(seed, Q=37, P=80, D=8):
     """Embeddings on a coarse grid: every dot product is exact, whatever the order of summation."""
     rng = np.random.default_rng(seed)
-    queries, pool = (rng.integers(-2, 3, size=(n, D)).astype(np.float32) for n in (Q, U))
-    return queries, pool, rng.integers(0, U, size=P), rng.integers(0, P, size=Q)
+    queries, pool = (rng.integers(-2, 3, size=(n, D)).astype(np.float32) for n in (Q, P))
+    return queries, pool, rng.integers(0, P, size=Q)
 
 
 def padded(x, start, size):
@@ -114,67 +115,41 @@ def test_merged_batches_equal_one_batch_and_padding_leaves_no_trace():
     assert metric.compute(merged) == metric.compute(whole)
 
 
-@pytest.mark.parametrize("block_bytes", [1, 700, 5_000, 2**28])
-def test_counts_do_not_depend_on_the_block_size(block_bytes):
-    queries, pool, pool_of, gold = grid_embeddings(0)
-    expected = rank_counts_from_scores((queries @ pool.T)[:, pool_of], gold)
+def test_counts_from_embeddings_are_those_of_all_scores():
+    queries, pool, gold = grid_embeddings(0)
+    expected = rank_counts_from_scores(queries @ pool.T, gold)
     assert (expected.equal > 1).sum() > 10  # the case has ties
-    found = rank_counts_from_embeddings(queries, pool, pool_of, gold, block_bytes=block_bytes)
-    assert_same(found, expected)
+    assert_same(rank_counts_from_embeddings(queries, pool, gold), expected)
 
 
-def test_positions_with_one_vector_tie_exactly_for_any_values():
-    rng = np.random.default_rng(1)
-    queries, pool = rng.normal(size=(40, 64)), rng.normal(size=(13, 64))
-    pool_of = np.arange(39) % 13
-    gold = rng.integers(0, 39, size=40)
-    counts = rank_counts_from_embeddings(
-        queries.astype(np.float32), pool.astype(np.float32), pool_of, gold
-    )
-    np.testing.assert_array_equal(counts.equal, 3)
-    np.testing.assert_array_equal(counts.equal_after, 2 - gold // 13)
-    np.testing.assert_array_equal(counts.greater % 3, 0)
-
-
-def test_a_pool_of_200_000_is_ranked_in_blocks():
-    rng = np.random.default_rng(2)
-    Q, P, D = 300, 200_000, 8
-    pool = rng.normal(size=(P, D)).astype(np.float32)
-    gold = rng.integers(0, P, size=Q)
-    queries = pool[gold] * 10
-    counts = rank_counts_from_embeddings(queries, pool, np.arange(P), gold)
-    exact = queries[:20].astype(np.float64) @ pool.astype(np.float64).T
-    greater = (exact > np.take_along_axis(exact, gold[:20, None], 1)).sum(1)
-    np.testing.assert_allclose(counts.greater[:20], greater, atol=2)  # float32 and near ties
-
-
-@pytest.mark.parametrize(
-    ("Q", "U", "P"), [(5_000, 200_000, 200_000), (5_000, 1_000, 200_000), (5_000, 200_000, 1_000)]
-)
-def test_the_compiled_block_stays_within_its_memory(Q, U, P):
-    size = retrieval._block_size(Q, U, P, retrieval.BLOCK_BYTES)
-    assert size < Q
-    shapes = [((size, 8), "float32"), ((U, 8), "float32"), ((P,), "int32"), ((size,), "int32")]
-    compiled = retrieval._count_block.lower(*(jax.ShapeDtypeStruct(*x) for x in shapes)).compile()
-    temporaries = compiled.memory_analysis().temp_size_in_bytes
-    assert retrieval.BLOCK_BYTES / 4 < temporaries <= retrieval.BLOCK_BYTES
+@pytest.mark.parametrize("k", [1, 7, 100])
+def test_a_ranking_from_embeddings_is_the_one_from_all_scores(k):
+    queries, pool, gold = grid_embeddings(1)
+    expected = ranking_from_scores(queries @ pool.T, gold, k)
+    found = ranking_from_embeddings(queries, pool, gold, k)
+    assert_same(found.counts, expected.counts)
+    np.testing.assert_array_equal(found.own, expected.own)
+    np.testing.assert_array_equal(found.top[:, : len(pool)], expected.top)
+    np.testing.assert_array_equal(found.scores[:, : len(pool)], expected.scores)
+    assert np.all(found.top[:, len(pool) :] == -1)
 
 
 def test_ranking_works_inside_a_mesh():
     mesh = jax.make_mesh((1, 1), ("data", "fsdp"), axis_types=(jax.sharding.AxisType.Auto,) * 2)
-    queries, pool, pool_of, gold = grid_embeddings(5)
-    outside = rank_counts_from_embeddings(queries, pool, pool_of, gold)
+    queries, pool, gold = grid_embeddings(5)
+    outside = rank_counts_from_embeddings(queries, pool, gold)
     with jax.set_mesh(mesh):
-        inside = rank_counts_from_embeddings(queries, pool, pool_of, gold)
+        inside = rank_counts_from_embeddings(queries, pool, gold)
     assert_same(inside, outside)
 
 
 def test_nan_never_becomes_a_good_rank():
-    queries, pool, pool_of, gold = grid_embeddings(6)
-    for spoiled in (queries, pool):
-        spoiled[3, 2] = np.nan
-        with pytest.raises(ValueError, match="NaN"):
-            rank_counts_from_embeddings(queries, pool, pool_of, gold)
+    queries, pool, gold = grid_embeddings(6)
+    for spoiled, name in ((queries, "query 3"), (pool, "candidate 3")):
+        for odd in (np.nan, np.inf):
+            spoiled[3, 2] = odd
+            with pytest.raises(ValueError, match=name):
+                rank_counts_from_embeddings(queries, pool, gold)
         spoiled[3, 2] = 0
     scores = np.zeros((4, 5))
     scores[2, 1] = np.nan
@@ -186,9 +161,7 @@ def test_indices_outside_the_pool_and_no_queries_are_refused():
     with pytest.raises(ValueError, match="outside the pool"):
         rank_counts_from_scores(np.zeros((1, 3)), np.array([3]))
     with pytest.raises(ValueError, match="outside the pool"):
-        rank_counts_from_embeddings(
-            np.zeros((1, 2)), np.zeros((2, 2)), np.array([0, 2]), np.array([0])
-        )
+        rank_counts_from_embeddings(np.zeros((1, 2)), np.zeros((2, 2)), np.array([2]))
     with pytest.raises(ValueError, match="no queries"):
         RetrievalMetric().compute(RetrievalMetric().init())
 

@@ -10,6 +10,8 @@ import pytest
 
 from mmjax.data.tokenizers import clip, load_tokenizer, train_tokenizer
 from mmjax.errors import UserError
+from mmjax.pretrained import PretrainedFolder
+from mmjax.tasks.towers import text_tower
 
 TEXTS = [
     "We went to the lake with the dog.",
@@ -20,6 +22,14 @@ TEXTS = [
 ] * 4
 
 VOCAB = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "hello", "Hello", "wor", "##ld", "世", "!"]
+
+# On which the library does not raise an Exception.
+PANICS = json.dumps(
+    {
+        "normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAA="},
+        "model": {"type": "WordLevel", "vocab": {"a": 0}, "unk_token": "a"},
+    }
+)
 
 
 @pytest.fixture
@@ -155,10 +165,19 @@ def test_clip_refuses_what_it_cannot_do():
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, "has no tokenizer"),
+        ({}, "has no tokenizer: tokenizer.json is needed, or vocab.txt, or a SentencePiece"),
         ({"tokenizer.json": "{"}, "tokenizer.json cannot be read"),
+        ({"tokenizer.json": '{"model": {"type": "BPE"}}'}, "tokenizer.json cannot be read"),
+        ({"tokenizer.json": PANICS}, "tokenizer.json cannot be read as a tokenizer .Precompiled"),
         ({"spiece.model": "nonsense"}, "spiece.model cannot be read"),
         ({"vocab.txt": "a\nb\n"}, r"no token '\[PAD\]'|cannot be read"),
+        (
+            {"vocab.txt": "a\n", "tokenizer_config.json": "{"},
+            "tokenizer_config.json cannot be read",
+        ),
+        ({"vocab.txt": "a\n", "tokenizer_config.json": "[]"}, "_config.json holds no JSON object"),
+        ({"vocab.txt": "a\n", "tokenizer_config.json": "[" * 99_999}, "cannot be read as JSON"),
+        ({"vocab.txt": "a\n", "added_tokens.json": "{'a'}"}, "added_tokens.json cannot be read"),
     ],
 )
 def test_a_folder_without_a_usable_tokenizer_is_refused(files, message, tmp_path):
@@ -166,6 +185,74 @@ def test_a_folder_without_a_usable_tokenizer_is_refused(files, message, tmp_path
         (tmp_path / name).write_text(content)
     with pytest.raises(UserError, match=message):
         load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("tokenizer_class", "files", "message"),
+    [
+        ("BertTokenizer", {"vocab.txt": "a\n[UNK]\n"}, r"has no token '\[PAD\]', .*its pad_token"),
+        ("T5TokenizerFast", {}, "tokenizer.json is needed, or spiece.model"),
+        ("T5Tokenizer", {"spiece.model": "nonsense"}, "spiece.model cannot be read"),
+        ("AlbertTokenizer", {"spiece.model": ""}, "spiece.model cannot be read"),
+        ("GPT2Tokenizer", {"vocab.json": "{}"}, "needed, or vocab.json and merges.txt"),
+        ("GPT2Tokenizer", {"vocab.json": "{", "merges.txt": ""}, "vocab.json cannot be read"),
+        ("GPT2Tokenizer", {"vocab.json": '{"a": 0}', "merges.txt": "a b\n"}, "cannot be read"),
+        ("GPT2Tokenizer", {"vocab.json": '{"a": 0}', "merges.txt": ""}, "its unk_token"),
+        ("CLIPTokenizer", {"vocab.json": '{"a": 0}', "merges.txt": ""}, "its unk_token"),
+    ],
+)
+def test_a_damaged_or_incomplete_folder_of_a_family_is_refused(
+    tokenizer_class, files, message, tmp_path
+):
+    config = {"tokenizer_class": tokenizer_class}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    for name, content in files.items():
+        (tmp_path / name).write_text(content)
+    with pytest.raises(UserError, match=message):
+        load_tokenizer(tmp_path)
+
+
+def test_a_file_too_large_is_refused_unread(wordpiece_folder, monkeypatch):
+    monkeypatch.setattr("mmjax.data.tokenizers.MAX_FILE_BYTES", 20)
+    with pytest.raises(UserError, match=r"vocab\.txt has \d+ bytes; no tokenizer's file has more"):
+        load_tokenizer(wordpiece_folder)
+
+
+def test_a_token_that_is_not_there_is_named_when_it_is_needed(tmp_path):
+    (tmp_path / "vocab.json").write_text(json.dumps({"<|endoftext|>": 0, "a": 1}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.encode("aa<|endoftext|>").tolist() == [1, 1, 0]
+    assert tokenizer.eos_id == tokenizer.decoder_start_id == 0
+    for name in ("pad", "cls", "sep", "mask"):
+        with pytest.raises(UserError, match=f"no {name}_token, which is needed here. Name one"):
+            getattr(tokenizer, f"{name}_id")
+    with pytest.raises(UserError, match=r"no sentinels .*Use the tokenizer of a T5"):
+        _ = tokenizer.sentinel_ids
+
+
+def test_an_encoder_has_nothing_to_begin_a_decoders_input_with(wordpiece_folder):
+    with pytest.raises(UserError, match="Use the tokenizer of a model that generates text"):
+        _ = load_tokenizer(wordpiece_folder).decoder_start_id
+
+
+def test_tokens_added_beside_the_vocabulary_keep_their_numbers(wordpiece_folder):
+    n = len(VOCAB)
+    (wordpiece_folder / "added_tokens.json").write_text(json.dumps({"<b>": n + 1, "<a>": n}))
+    tokenizer = load_tokenizer(wordpiece_folder)
+    assert tokenizer.encode("hello <b><a>").tolist() == [5, n + 1, n]
+    assert tokenizer.vocab_size == n + 2
+    (wordpiece_folder / "added_tokens.json").write_text(json.dumps({"<b>": n + 1}))
+    with pytest.raises(UserError, match=f"'<b>' would be number {n}, but .* says {n + 1}"):
+        load_tokenizer(wordpiece_folder)
+
+
+def test_the_size_is_the_rows_that_an_embedding_needs(tmp_path):
+    (tmp_path / "vocab.json").write_text(json.dumps({"<|endoftext|>": 0, "a": 9}))
+    (tmp_path / "merges.txt").write_text("")
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    assert load_tokenizer(tmp_path).vocab_size == 10
 
 
 def test_a_missing_folder_is_refused(tmp_path):
@@ -185,3 +272,25 @@ def test_special_tokens_may_have_other_names(wordpiece_folder):
     (wordpiece_folder / "tokenizer_config.json").write_text(json.dumps(names))
     tokenizer = load_tokenizer(wordpiece_folder)
     assert (tokenizer.cls_id, tokenizer.sep_id) == (5, 10)
+
+
+def test_a_tokenizer_with_more_tokens_than_the_encoders_table_is_refused(tmp_path):
+    config = {
+        "model_type": "bert",
+        "vocab_size": 100,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "max_position_embeddings": 16,
+        "type_vocab_size": 2,
+        "hidden_act": "gelu",
+        "layer_norm_eps": 1e-12,
+        "hidden_dropout_prob": 0.1,
+        "attention_probs_dropout_prob": 0.1,
+    }
+    tokenizer = train_tokenizer(TEXTS, 400, tmp_path)
+    folder = PretrainedFolder(tmp_path, config, tensors=None)
+    message = f"has {tokenizer.vocab_size} tokens, the encoder's table 100: they do not belong"
+    with pytest.raises(UserError, match=message):
+        text_tower("text", "weights", folder, tokenizer)

@@ -109,6 +109,25 @@ def test_random_vectors_stored_twice_tie_to_the_last_bit():
         np.testing.assert_array_equal(getattr(counts, name), getattr(wanted, name), name)
 
 
+@pytest.mark.parametrize("noise", [1e-4, 1e-2, 1.0])
+def test_what_is_left_out_unseen_is_never_among_the_best(noise):
+    """Candidates so near to each other that rounding to bfloat16 shuffles them all."""
+    rng = np.random.default_rng(3)
+    Q, P, D, k = 20, 4000, 48, 10
+    scale = 10.0 ** rng.integers(-6, 7, (Q, 1))
+    queries = (scale * rng.standard_normal((Q, D))).astype(np.float32)
+    base = rng.standard_normal((1, D))
+    pool = (base + noise * rng.standard_normal((P, D))).astype(np.float32)
+    exact = queries.astype(np.float64) @ pool.astype(np.float64).T
+    last = np.sort(exact, axis=1)[:, -k]
+    found = np.asarray(top_k(queries, pool, k, block=(32, 512))[1])
+    norms = np.linalg.norm(queries, axis=1) * np.linalg.norm(pool, axis=1).max()
+    # The k best but for what float32 sums cannot tell apart.
+    worst = np.take_along_axis(exact, found, 1).min(1)
+    assert np.all(worst >= last - D * 2.0**-23 * norms)
+    assert all(len(set(row)) == k for row in found)
+
+
 def test_bfloat16_is_summed_in_float32():
     rng = np.random.default_rng(1)
     queries, pool = (jnp.asarray(rng.standard_normal((n, 96)), jnp.bfloat16) for n in (3, 500))
