@@ -5,8 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from mmjax.errors import UserError
+from mmjax.pretrained.limits import size
 
-# Far beyond any model: a config.json is not to make a program build without end.
+# Far beyond any transformer there is.
 MAX_LAYERS, MAX_SIZE = 1024, 1 << 22
 
 # Names in config.json and here. One function has several names there; the first is written.
@@ -21,10 +22,7 @@ ACTIVATIONS = {
 
 def whole(config: dict[str, Any], key: str, high: int = MAX_SIZE) -> int:
     """The whole number from 1 to `high` under `key`; ValueError for what is none."""
-    value = config[key]
-    if type(value) is not int or not 1 <= value <= high:
-        raise ValueError(f"{key} is {value!r}, where a whole number from 1 to {high} is needed")
-    return value
+    return size(config[key], key, high)
 
 
 def number(config: dict[str, Any], key: str, low: float = 0, below: float = 1) -> float:
