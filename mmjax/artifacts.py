@@ -37,6 +37,7 @@ def write_artifact(
     config: Mapping[str, Any],
     preprocessing: epath.PathLike,
     parents: list[Mapping[str, str]],
+    chosen: Mapping[str, float] | None = None,
 ) -> None:
     """Writes the artifact of a run; every process calls it, one writes.
 
@@ -44,6 +45,7 @@ def write_artifact(
       variables: tree of arrays that the model is evaluated with.
       preprocessing: folder with what was fitted on the training data.
       parents: what the run was started from, see `parent`.
+      chosen: what its evaluator chose on dev (a threshold), by name.
 
     Raises:
       UserError: the folder cannot be written.
@@ -65,6 +67,7 @@ def write_artifact(
             "config": dict(config),
             "files": _digests(folder),
             "parents": [dict(parent) for parent in parents],
+            "chosen": dict(chosen or {}),
         }
         (folder / _ABOUT).write_text(json.dumps(about, indent=1))
     except (OSError, SafetensorError) as error:

@@ -53,6 +53,8 @@ class TrainOptions:
       micro_batch_size: of these, how many go through the model at a time; None: all. The losses
         over all pairs still see the whole batch (cached gradients), and the memory is that of a
         part; the model runs forward twice. Dropout draws anew for every part.
+      length_window: batches whose examples are sorted by length and dealt out anew, so that there
+        is little padding; 1: as they are drawn.
       total_steps, total_epochs, total_examples: length of the run; 0 scores the first state.
       max_skipped_steps: consecutive steps with a non-finite loss or gradient (each leaves the
         state untouched) after which the run stops.
@@ -62,6 +64,7 @@ class TrainOptions:
 
     global_batch_size: int = limited(128, low=1)
     micro_batch_size: int | None = limited(None, low=1)
+    length_window: int = limited(1, low=1)
     total_steps: int | None = operational(None)
     total_epochs: float | None = operational(None)
     total_examples: int | None = operational(None)

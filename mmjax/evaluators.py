@@ -9,6 +9,14 @@ from typing import Protocol
 import numpy as np
 
 from mmjax.data.index import ExampleIndex
+from mmjax.errors import UserError
+from mmjax.metrics.base import ratio
+from mmjax.metrics.classification import (
+    ClassificationMetric,
+    Decisions,
+    best_threshold,
+    f1_parts,
+)
 from mmjax.metrics.retrieval import (
     RankCounts,
     RetrievalMetric,
@@ -25,16 +33,18 @@ Predict = Callable[[str, np.ndarray], np.ndarray]
 class Evaluation:
     """Attributes:
     metrics: name -> value.
-    samples: name of a metric that is a mean -> float64 [N], its value of each example, from which
-      its interval is drawn.
+    samples: name of a metric -> what its interval is drawn from: float64 [N], whose mean it is, or
+      two of them (a, b) where it is sum(a) / sum(b).
     per_example: name -> [N], kept beside the result for paired comparisons.
     groups: int [N], examples with the same number are not independent; None: all are.
+    rows: (record, sub) of each of the N, int [N], where they are not the examples of the index.
     """
 
     metrics: Mapping[str, float]
-    samples: Mapping[str, np.ndarray]
+    samples: Mapping[str, np.ndarray | tuple[np.ndarray, np.ndarray]]
     per_example: Mapping[str, np.ndarray]
     groups: np.ndarray | None = None
+    rows: tuple[np.ndarray, np.ndarray] | None = None
 
 
 class Evaluator(Protocol):
@@ -42,9 +52,13 @@ class Evaluator(Protocol):
 
     Attributes:
       metric_names: keys of the metrics, so that a mistyped one is noticed before training.
+      chosen: fields of the evaluator (a dataclass then) that are chosen on dev while they are None,
+        and are among its metrics there. A run keeps them with its best state, and other splits are
+        judged by an evaluator that has them.
     """
 
     metric_names: Sequence[str]
+    chosen: Sequence[str] = ()
 
     def evaluate(self, index: ExampleIndex, predict: Predict) -> Evaluation:
         """Scores the examples of `index`."""
@@ -80,7 +94,7 @@ def candidate_pool(index: ExampleIndex, *, candidate: str, content: str) -> Pool
 
 
 @dataclasses.dataclass(frozen=True)
-class RetrievalEvaluator:
+class RetrievalEvaluator(Evaluator):
     """Recall of each example's own candidate among all candidates of its split (R@K).
 
     Attributes:
@@ -123,3 +137,98 @@ class RetrievalEvaluator:
         recalls = {f"recall@{k}": 100 * recall_at_k(counts, k, self.ties) for k in self.ks}
         samples = {**recalls, "recall_sum": sum(recalls.values())}
         return Evaluation(metrics, samples, counts._asdict(), gold)
+
+
+@dataclasses.dataclass(frozen=True)
+class TurnRows:
+    """Every scored turn once, in the order of the records and turns.
+
+    Attributes:
+      record: int64 [N], of the dialogue; turn: int64 [N], from 0.
+      label: int64 [N]; probability: float64 [N].
+    """
+
+    record: np.ndarray
+    turn: np.ndarray
+    label: np.ndarray
+    probability: np.ndarray
+
+
+def turn_rows(
+    index: ExampleIndex, predict: Predict, *, predictor: str, target: str, places: str
+) -> TurnRows:
+    """Turns from examples that score one or several turns in a row, the first of them `sub`.
+
+    Args:
+      predictor: gives log-odds [N, T], of which an example's first `index.lengths[places]` count.
+      target: name of the examples' label; it is the last turn's, the turns before have 0.
+    """
+    count = index.lengths[places].astype(np.int64)
+    odds = predict(predictor, np.arange(len(index))).astype(np.float64)
+    which = np.arange(odds.shape[1]) < count[:, None]  # [N, T]
+    last = np.cumsum(count) - 1
+    label = np.zeros(count.sum(), np.int64)
+    label[last] = index.targets[target]
+    turn = np.arange(len(label)) - np.repeat(last + 1 - count, count) + np.repeat(index.sub, count)
+    # Without overflow for odds of any size.
+    probability = np.exp(-np.logaddexp(0, -odds[which]))
+    return TurnRows(np.repeat(index.record, count), turn, label, probability)
+
+
+@dataclasses.dataclass(frozen=True)
+class TurnEvaluator(Evaluator):
+    """Precision, recall and F1 of yes after each turn of each dialogue, see `turn_rows`.
+
+    Attributes:
+      threshold: on the probability, for the figures "...@threshold"; None: the one with the best F1
+        on this split.
+      decided: a predictor of decisions [N, 1], which have figures "...@written"; None: there is
+        none. For examples that score one turn.
+    """
+
+    predictor: str
+    target: str
+    places: str
+    threshold: float | None = None
+    decided: str | None = None
+    chosen = ("threshold",)
+
+    @property
+    def metric_names(self) -> Sequence[str]:
+        names = ("precision", "recall", "f1")
+        ways = ("threshold",) if self.decided is None else ("threshold", "written")
+        at = (f"{name}@{way}" for way in ways for name in names)
+        return (*names, *at, "average_precision", "threshold")
+
+    def evaluate(self, index: ExampleIndex, predict: Predict) -> Evaluation:
+        """Raises UserError where no turn is positive: nothing could be found."""
+        rows = turn_rows(
+            index, predict, predictor=self.predictor, target=self.target, places=self.places
+        )
+        if not rows.label.any():
+            raise UserError(
+                "no dialogue of this split shares a photo, so there is nothing to find in it: "
+                "choose another dataset, or another split."
+            )
+        threshold = self.threshold
+        if threshold is None:
+            threshold = best_threshold(rows.label, rows.probability)
+        decisions = Decisions(rows.label, rows.probability)
+        metric = ClassificationMetric(threshold)
+        metrics, samples = metric.compute(decisions), metric.parts(decisions)
+        if self.decided is not None:
+            written = predict(self.decided, np.arange(len(index)))[:, 0]
+            parts = f1_parts(rows.label, written)
+            samples |= {f"{name}@written": part for name, part in parts.items()}
+            metrics |= {f"{name}@written": ratio(*part) for name, part in parts.items()}
+        return Evaluation(
+            metrics=metrics,
+            samples=samples,
+            per_example={
+                "label": rows.label,
+                "probability": np.round(rows.probability, 9),
+                "dialogue": rows.record,
+            },
+            groups=rows.record,
+            rows=(rows.record, rows.turn),
+        )

@@ -24,23 +24,20 @@ import numpy as np
 from etils import epath
 
 from mmjax.errors import UserError
+from mmjax.figures import FIGURES, Figures
+from mmjax.metrics.base import ratio
 from mmjax.metrics.bootstrap import paired_bootstrap
-from mmjax.metrics.retrieval import RankCounts, RetrievalMetric
 from mmjax.results import Result, read_results
 
-RECALLS = ("recall@1", "recall@5", "recall@10", "recall_sum")
 WINNER, STAND_IN = "★", "‡"
-COLUMNS = (
-    "model", "measured on", "R@1", "R@5", "R@10", "sum", "95 % of sum", "dev sum",
-    "looks at test", "training",
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Report:
-    """One table, ready to be drawn: a title, rows of text under COLUMNS, notes below."""
+    """One table, ready to be drawn: a title, rows of text under headings, notes below."""
 
     title: str
+    columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     notes: Sequence[str]
 
@@ -75,7 +72,7 @@ def tables() -> list[str]:
 
 
 def make_report(table: str, results: Sequence[Result]) -> Report:
-    """Published and measured rows of `table` by falling sum of recalls.
+    """Published and measured rows of `table` by the falling chief figure of its task.
 
     Results of other tasks are passed over; runs of this task that never looked at the test split
     are named in a note, since a row cannot be placed without it. Raises UserError where no result
@@ -84,6 +81,7 @@ def make_report(table: str, results: Sequence[Result]) -> Report:
     published = importlib.resources.files("mmjax.published") / f"{table}.json"
     published = json.loads(published.read_text("utf-8"))
     split, home = published["split"], published["dataset"]
+    figures = FIGURES[published["task"]]
     results = [r for r in results if r.task == published["task"]]
     if not results:
         raise UserError(
@@ -92,12 +90,12 @@ def make_report(table: str, results: Sequence[Result]) -> Report:
         )
     placed = [r for r in results if split in r.metrics]
     for r in placed:
-        _check_recalls(r, split)
-    marks, notes = _winners(placed, split)
-    rows = [(row["recall_sum"], _published_row(row)) for row in published["rows"]]
+        _check_figures(r, figures, split)
+    marks, notes = _winners(placed, figures, split)
+    rows = [(row[figures.chief_metric], _published_row(row, figures)) for row in published["rows"]]
     for r in placed:
-        row = _measured_row(r, split, home, marks.get(r.path, ""))
-        rows.append((r.metrics[split]["recall_sum"], row))
+        row = _measured_row(r, figures, split, home, marks.get(r.path, ""))
+        rows.append((r.metrics[split][figures.chief_metric], row))
     rows.sort(key=lambda x: -x[0])  # stable: a published figure stands before an equal one
     if published["rows"]:
         notes = [f"Published: {published['source']}. {published['note']}", *notes]
@@ -107,16 +105,21 @@ def make_report(table: str, results: Sequence[Result]) -> Report:
     left_out = sorted(r.name for r in results if split not in r.metrics)
     if left_out:
         notes.append(f"Without figures on {split}, left out: {', '.join(left_out)}.")
-    return Report(published["title"], [row for _, row in rows], notes)
+    columns = (
+        *("model", "measured on", *figures.columns),
+        *(f"95 % of {figures.chief}", f"dev {figures.chief}", "looks at test", "training"),
+    )
+    return Report(published["title"], columns, [row for _, row in rows], notes)
 
 
 def terminal(report: Report) -> str:
     """Aligned plain text."""
-    table = [COLUMNS, *report.rows]
-    widths = [max(len(row[i]) for row in table) for i in range(len(COLUMNS))]
+    table = [report.columns, *report.rows]
+    widths = [max(len(row[i]) for row in table) for i in range(len(report.columns))]
     lines = [
         "  ".join(
-            _pad(cell, width, i) for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+            cell.rjust(width) if number else cell.ljust(width)
+            for cell, width, number in zip(row, widths, _numbers(report), strict=True)
         )
         for row in table
     ]
@@ -130,8 +133,8 @@ def markdown(report: Report) -> str:
     def line(cells: Sequence[str]) -> str:
         return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
 
-    rule = ["---:" if _is_number(i) else "---" for i in range(len(COLUMNS))]
-    body = [line(COLUMNS), line(rule), *(line(row) for row in report.rows)]
+    rule = ["---:" if number else "---" for number in _numbers(report)]
+    body = [line(report.columns), line(rule), *(line(row) for row in report.rows)]
     notes = [f"* {note}" for note in report.notes]
     return "\n".join([f"**{report.title}**", "", *body, "", *notes])
 
@@ -149,7 +152,7 @@ def html_page(report: Report) -> str:
             f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{style}</style>',
             f"<h1>{title}</h1>",
             "<table>",
-            f"<thead>{line(COLUMNS, 'th')}</thead>",
+            f"<thead>{line(report.columns, 'th')}</thead>",
             "<tbody>",
             *(line(row, "td") for row in report.rows),
             "</tbody></table>",
@@ -189,15 +192,17 @@ def update_document(path: str, table: str, text: str) -> None:
         epath.Path(path).write_text(updated)
 
 
-def _check_recalls(r: Result, split: str) -> None:
-    for name in RECALLS:
+def _check_figures(r: Result, figures: Figures, split: str) -> None:
+    for name in figures.columns.values():
         if not math.isfinite(r.metrics[split].get(name, math.nan)):
             raise UserError(
                 f"{r.path}: metrics.{split}.{name} is no number: evaluate the run again."
             )
 
 
-def _winners(results: Sequence[Result], split: str) -> tuple[dict[Any, str], list[str]]:
+def _winners(
+    results: Sequence[Result], figures: Figures, split: str
+) -> tuple[dict[Any, str], list[str]]:
     """Marks by path of result, and one note per dataset with at least two measured rows."""
     marks, notes = {}, []
     groups: dict[tuple[str, str], list[Result]] = {}
@@ -206,67 +211,73 @@ def _winners(results: Sequence[Result], split: str) -> tuple[dict[Any, str], lis
     for (dataset, _), group in sorted(groups.items()):
         if len(group) < 2:
             continue
-        first, second = sorted(group, key=lambda r: -r.metrics[split]["recall_sum"])[:2]
+        first, second = sorted(group, key=lambda r: -r.metrics[split][figures.chief_metric])[:2]
         pair = f"{first.label} against {second.label} on {dataset}"
-        values = _paired_values(first, second, split)
-        if values is None:
+        found = _compared(first, second, figures, split)
+        if found is None:
             notes.append(f"No winner: {pair} cannot be paired, figures per query are missing.")
             continue
-        difference, low, high = paired_bootstrap(*values)
-        figures = f"{difference:+.1f} [{low:+.1f}, {high:+.1f}] (paired bootstrap, 95 %)"
+        difference, low, high = found
+        shown = f"{difference:+.1f} [{low:+.1f}, {high:+.1f}] (paired bootstrap, 95 %)"
         if low > 0:
             marks[first.path] = f" {WINNER}"
-            notes.append(f"{WINNER} {pair}: {figures}.")
+            notes.append(f"{WINNER} {pair}: {shown}.")
         else:
-            notes.append(f"No winner: {pair}: {figures} includes 0.")
+            notes.append(f"No winner: {pair}: {shown} includes 0.")
     return marks, notes
 
 
-def _paired_values(a: Result, b: Result, split: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Each query's part of the sum in both results, in the same order; None if they do not pair."""
-    by_id = []
+def _compared(
+    a: Result, b: Result, figures: Figures, split: str
+) -> tuple[float, float, float] | None:
+    """The difference of the chief figure with its interval; None if the two do not pair."""
+    sides = []
     for result in (a, b):
         rows = result.per_example.get(split)
         if rows is None:
             return None
-        counts = RankCounts(*(np.asarray(rows[k]) for k in ("greater", "equal", "equal_after")))
-        values = RetrievalMetric().recall_sum(counts)
-        expected = result.metrics[split]["recall_sum"]
-        if len(values) == 0 or abs(values.mean() - expected) > 0.01:
+        values, weights, groups = figures.parts(rows)
+        expected = result.metrics[split][figures.chief_metric]
+        if len(values) == 0 or abs(ratio(values, weights) - expected) > 0.01:
             raise UserError(
-                f"{result.path}: its figures per query do not give its recall_sum on {split} "
-                f"({expected:.2f}): evaluate the run again."
+                f"{result.path}: its figures per query do not give its {figures.chief_metric} on "
+                f"{split} ({expected:.2f}): evaluate the run again."
             )
-        by_id.append(dict(zip(rows["ids"], values, strict=True)))
-    if by_id[0].keys() != by_id[1].keys():
+        weights = np.ones(len(values)) if weights is None else weights
+        sides.append((rows["ids"], values, weights, groups))
+    (ids, values, weights, groups), (other_ids, *others) = sides
+    place = {name: i for i, name in enumerate(other_ids)}
+    if place.keys() != set(ids):
         return None
-    return np.array(list(by_id[0].values())), np.array([by_id[1][i] for i in by_id[0]])
+    order = [place[name] for name in ids]
+    other_values, other_weights = others[0][order], others[1][order]
+    return paired_bootstrap(values, other_values, weights=(weights, other_weights), groups=groups)
 
 
-def _published_row(row: Mapping[str, Any]) -> list[str]:
-    loss = f", {row['loss']}" if row["loss"] else ""
-    recalls = [f"{row[name]:.1f}" for name in RECALLS]
-    return [row["model"] + loss, "published", *recalls, "", "", "", ""]
+def _published_row(row: Mapping[str, Any], figures: Figures) -> list[str]:
+    loss = f", {row['loss']}" if row.get("loss") else ""
+    shown = [f"{row[name]:.1f}" if name in row else "" for name in figures.columns.values()]
+    return [row["model"] + loss, "published", *shown, "", "", "", ""]
 
 
-def _measured_row(r: Result, split: str, home: str, mark: str) -> list[str]:
-    figures = r.metrics[split]
-    recalls = [f"{figures[name]:.1f}" for name in RECALLS]
+def _measured_row(r: Result, figures: Figures, split: str, home: str, mark: str) -> list[str]:
+    chief = figures.chief_metric
+    shown = [f"{r.metrics[split][name]:.1f}" for name in figures.columns.values()]
     size = r.dataset["sizes"].get(split)
     measured_on = f"{r.dataset['name']} {split}" + (f" ({size:,})" if size else "")
     if r.dataset["name"] != home:
         measured_on += f" {STAND_IN}"
     dev = ""
-    if "recall_sum" in r.metrics.get("dev", {}):
-        dev = f"{r.metrics['dev']['recall_sum']:.1f} {_interval(r, 'dev')}".strip()
+    if chief in r.metrics.get("dev", {}):
+        dev = f"{r.metrics['dev'][chief]:.1f} {_interval(r, chief, 'dev')}".strip()
     machine = r.device["machine"]
     if r.device["processes"] > 1:
         machine += f" x {r.device['processes']}"
     return [
         r.label + mark,
         measured_on,
-        *recalls,
-        _interval(r, split) or "–",
+        *shown,
+        _interval(r, chief, split) or "–",
         dev,
         str(r.test_looks),
         f"{_duration(r.wall_seconds)} on {machine}",
@@ -281,8 +292,8 @@ def _chance(r: Result) -> str:
     )
 
 
-def _interval(r: Result, split: str) -> str:
-    bounds = r.intervals.get(split, {}).get("recall_sum")
+def _interval(r: Result, metric: str, split: str) -> str:
+    bounds = r.intervals.get(split, {}).get(metric)
     return f"[{bounds[0]:.1f}, {bounds[1]:.1f}]" if bounds else ""
 
 
@@ -292,12 +303,10 @@ def _duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
 
 
-def _is_number(column: int) -> bool:
-    return column not in (0, 1, len(COLUMNS) - 1)
-
-
-def _pad(cell: str, width: int, column: int) -> str:
-    return cell.rjust(width) if _is_number(column) else cell.ljust(width)
+def _numbers(report: Report) -> list[bool]:
+    """Of each column, whether it holds numbers."""
+    last = len(report.columns) - 1
+    return [column not in (0, 1, last) for column in range(last + 1)]
 
 
 if __name__ == "__main__":

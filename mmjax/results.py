@@ -14,6 +14,7 @@ from typing import Any
 from etils import epath
 
 from mmjax.errors import UserError
+from mmjax.figures import FIGURES
 
 FORMAT_VERSION = 1
 
@@ -39,7 +40,6 @@ REQUIRED: dict[str, type | tuple[type, ...]] = {
     "steps": int,
     "test_looks": int,
 }
-PER_EXAMPLE = ("ids", "greater", "equal", "equal_after")
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,9 @@ class Result:
       path: the file they were read from.
       metrics: figures by split, then by name; recalls in percent.
       intervals: (low, high) of 95 % by split, then by name; may lack either.
-      per_example: lists over the queries by split, then by name (PER_EXAMPLE); empty where the run
-        left none, and then no comparison in pairs is possible.
+      per_example: lists over the examples by split, then by name ("ids", and what
+        `mmjax.figures` names for the task); empty where the run left none, and then no comparison
+        in pairs is possible.
       cross_validation: of several runs pooled, how they were (`mmjax.crossval`); else empty.
       wall_seconds: time of the whole run.
       test_looks: how often the run has been evaluated on the test split.
@@ -158,8 +159,8 @@ def _read_cross_validation(path: str, record: Mapping[str, Any]) -> Mapping[str,
 
 
 def _read_per_example(path: str, record: Mapping[str, Any]) -> Mapping[str, Any]:
-    name = record.get("per_example")
-    if name is None:
+    name, figures = record.get("per_example"), FIGURES.get(record["task"])
+    if name is None or figures is None:
         return {}
     if not isinstance(name, str):
         raise _bad(path, "per_example", name)
@@ -171,18 +172,17 @@ def _read_per_example(path: str, record: Mapping[str, Any]) -> Mapping[str, Any]
     for split, rows in splits.items():
         if not isinstance(rows, dict):
             raise _bad(str(file), split, rows)
-        columns = [rows.get(name) for name in PER_EXAMPLE]
-        whole = all(isinstance(x, list) and len(x) == len(columns[0]) for x in columns)
-        ids, *counts = columns
+        kinds = {"ids": (str, int), **figures.per_example}
+        columns = {name: rows.get(name) for name in kinds}
+        ids = columns["ids"]
         if (
-            not whole
-            or not all(isinstance(x, str | int) for x in ids)
-            or not all(isinstance(x, int) for column in counts for x in column)
+            not all(isinstance(x, list) and len(x) == len(ids) for x in columns.values())
+            or not all(isinstance(x, kinds[name]) for name in kinds for x in columns[name])
             or len(set(ids)) != len(ids)
         ):
             raise UserError(
-                f"{file}, split {split}: {', '.join(PER_EXAMPLE)} must be lists of one length, "
-                "the ids all different, the rest whole numbers: evaluate the run again."
+                f"{file}, split {split}: {', '.join(kinds)} must be lists of one length, "
+                "the ids all different, the rest numbers: evaluate the run again."
             )
     return splits
 

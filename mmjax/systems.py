@@ -6,6 +6,7 @@ every table is one command, whichever kind it is.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib
 import logging
@@ -116,25 +117,27 @@ class NetworkSystem:
                 self._open_source(split)
             self._prepare(workdir, fit=True)
             loop = self._fit(workdir)
-            variables = self._best_variables(workdir, loop.best_step)
+            variables, chosen = self._best(workdir, loop.best_step)
             write_artifact(
                 workdir.path / "artifact",
                 variables,
                 config=self._config,
                 preprocessing=workdir.path / "preprocessing",
                 parents=self._parents(),
+                chosen=chosen,
             )
             evaluations = {}
             for split in splits:
                 if split == "test" and distributed.is_main():
                     workdir.look_at_test("the best checkpoint of a finished run")
-                evaluations[split] = self._evaluate(variables, split)
+                evaluations[split] = self._evaluate(variables, chosen, split)
             if distributed.is_main():
+                ids = {split: self._split(split).ids(e.rows) for split, e in evaluations.items()}
                 workdir.write_result(
                     config=self._config,
-                    dataset=self._dataset(),
+                    dataset=self._dataset({split: len(names) for split, names in ids.items()}),
                     evaluations=evaluations,
-                    ids={split: self._split(split).ids() for split in splits},
+                    ids=ids,
                     steps=loop.best_step,
                     seconds=loop.seconds,
                     parents=self._parents(),
@@ -143,12 +146,12 @@ class NetworkSystem:
     def evaluate(self, workdir: WorkDir, split: str) -> Evaluation:
         with jax.set_mesh(self._mesh):
             self._prepare(workdir, fit=False)
-            return self._evaluate(self._best_variables(workdir), split)
+            return self._evaluate(*self._best(workdir), split)
 
     def predict(self, workdir: WorkDir, split: str, top: int) -> list[dict[str, Any]]:
         with jax.set_mesh(self._mesh):
             self._prepare(workdir, fit=False)
-            predict = self._predict(self._best_variables(workdir), split)
+            predict = self._predict(self._best(workdir)[0], split)
             return self._task.answers(self._split(split), predict, top)
 
     def page(self, path: Any, split: str, answers: list[dict[str, Any]]) -> None:
@@ -230,7 +233,13 @@ class NetworkSystem:
             self._task,
             [train.source],
             [train.index],
-            TrainPlan([len(train.index)], batch_size, self._config["seed"]),
+            TrainPlan(
+                [len(train.index)],
+                batch_size,
+                self._config["seed"],
+                window=options["train"].length_window,
+                lengths=[self._length(train)],
+            ),
             self._mesh,
             options["loader"],
             seed=self._config["seed"],
@@ -348,8 +357,8 @@ class NetworkSystem:
 
     # Judging and predicting.
 
-    def _best_variables(self, workdir: WorkDir, step: int | None = None) -> Any:
-        """What the best checkpoint evaluates with.
+    def _best(self, workdir: WorkDir, step: int | None = None) -> tuple[Any, dict[str, float]]:
+        """What the best checkpoint evaluates with, and what was chosen for it on dev.
 
         Args:
           step: of the best checkpoint; None: what the latest checkpoint names, or the artifact
@@ -362,10 +371,11 @@ class NetworkSystem:
         )
         target = trainer.best_tree(abstract)["variables"]
         if step is None and not (workdir.path / "checkpoints").exists():
-            return read_artifact(workdir.path / "artifact", target)
+            artifact = workdir.path / "artifact"
+            return read_artifact(artifact, target), check_artifact(artifact).get("chosen", {})
         step = self._best_step(workdir) if step is None else step
-        tree, _ = CheckpointStore(workdir.path / "best").restore(step, {"variables": target})
-        return tree["variables"]
+        tree, metrics = CheckpointStore(workdir.path / "best").restore(step, {"variables": target})
+        return tree["variables"], {name: metrics[name] for name in self._task.evaluator().chosen}
 
     def _best_step(self, workdir: WorkDir) -> int:
         checkpoints = CheckpointStore(workdir.path / "checkpoints")
@@ -397,9 +407,11 @@ class NetworkSystem:
                 writer.image(int(state.step), "dev/sample", picture)
         return dict(evaluation.metrics)
 
-    def _evaluate(self, variables: Any, split: str) -> Evaluation:
-        predict = self._predict(variables, split)
-        return self._task.evaluator().evaluate(self._split(split).index, predict)
+    def _evaluate(self, variables: Any, chosen: Mapping[str, float], split: str) -> Evaluation:
+        evaluator = self._task.evaluator()
+        if chosen:
+            evaluator = dataclasses.replace(evaluator, **chosen)
+        return evaluator.evaluate(self._split(split).index, self._predict(variables, split))
 
     def _predict(self, variables: Any, split_name: str) -> Any:
         """The function (name of a predictor, example numbers) -> outputs, in that order."""
@@ -408,7 +420,7 @@ class NetworkSystem:
         def predict(name: str, examples: np.ndarray) -> np.ndarray:
             features = self._predictors[name].features
             # Examples of one length together need the least padding.
-            length = split.index.lengths.get(features[0], np.zeros(len(split.index), np.int32))
+            length = self._length(split, features[0])
             order = examples[np.argsort(length[examples], kind="stable")]
             loader = self._eval_loader(split, order, features)
             step = self._predict_steps[name]
@@ -424,6 +436,11 @@ class NetworkSystem:
             return result
 
         return predict
+
+    def _length(self, split: Split, feature: str | None = None) -> np.ndarray:
+        """Of each example, by a feature (None: the task's first that varies in length); else 0."""
+        feature = next(iter(self._task.ragged), None) if feature is None else feature
+        return split.index.lengths.get(feature, np.zeros(len(split.index), np.int32))
 
     def _eval_loader(self, split: Split, order: np.ndarray, fields: Sequence[str] | None) -> Loader:
         return Loader(
@@ -466,12 +483,14 @@ class NetworkSystem:
             self._splits[name] = index_split(self._task, self._options["data"], source)
         return self._splits[name]
 
-    def _dataset(self) -> dict[str, Any]:
+    def _dataset(self, sizes: Mapping[str, int]) -> dict[str, Any]:
+        """What `mmjax.report` must know of it; `sizes`: of the splits that were judged."""
         source = self._split("train").source
+        sizes = {name: len(split.index) for name, split in sorted(self._splits.items())} | sizes
         return {
             "name": source.name.rpartition(":")[0],
             "fingerprint": source.fingerprint,
-            "sizes": {name: len(split.index) for name, split in sorted(self._splits.items())},
+            "sizes": sizes,
         }
 
     def _parents(self) -> list[dict[str, str]]:

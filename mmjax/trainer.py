@@ -183,8 +183,9 @@ def train(
             loop.evaluations_without_best = 0
             # A best state stays while a checkpoint names it: a run may continue from any of them.
             checkpoints.wait()
+            kept = {name: float(value) for name, value in metrics.items()}
             named = {host["best_step"] for host in checkpoints.hosts()} - {None}
-            best.save(step, best_tree(state), {best_metric: value}, keep=named)
+            best.save(step, best_tree(state), kept, keep=named)
             best.wait()  # no checkpoint may name it before it is whole
         else:
             loop.evaluations_without_best += 1

@@ -175,8 +175,8 @@ class WorkDir:
             "metrics": {split: dict(e.metrics) for split, e in evaluations.items()},
             "intervals": {
                 split: {
-                    name: list(bootstrap_interval(np.asarray(values), groups=e.groups))
-                    for name, values in e.samples.items()
+                    name: list(bootstrap_interval(*_parts(sample), groups=e.groups))
+                    for name, sample in e.samples.items()
                 }
                 for split, e in evaluations.items()
             },
@@ -190,3 +190,8 @@ class WorkDir:
             "device": device(),
         }
         (self.path / "result.json").write_text(json.dumps(result, indent=1))
+
+
+def _parts(sample: np.ndarray | tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, ...]:
+    """(values,) of a mean, (values, weights) of a quotient."""
+    return sample if isinstance(sample, tuple) else (np.asarray(sample),)

@@ -22,11 +22,13 @@ class Example:
         process before anything is featurized.
       keys: names of what must not count as a negative or be embedded twice, as strings
         ("photo": its id); the index turns them into numbers.
+      targets: whole numbers that evaluation compares with (a label); the index keeps them.
     """
 
     sub: int
     lengths: Mapping[str, int]
     keys: Mapping[str, str]
+    targets: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 class SkipRecord(Exception):  # noqa: N818 - it is an answer, not an error

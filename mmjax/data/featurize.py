@@ -32,11 +32,15 @@ class Ragged:
         raise ValueError(f"{longest} elements do not fit the longest bucket {self.buckets[-1]}")
 
 
-def buckets_up_to(max_length: int) -> tuple[int, ...]:
-    """16, 32, 64, 128, ... and `max_length` itself."""
-    lengths = [16]
-    while lengths[-1] < max_length:
-        lengths.append(2 * lengths[-1])
+def buckets_up_to(max_length: int, per_octave: int = 1) -> tuple[int, ...]:
+    """16, 32, 64, 128, ... and `max_length` itself.
+
+    Args:
+      per_octave: 2 adds 24, 48, 96, ...; 4 also 20, 28, 40, 56, ...: more programs to compile,
+        less padding where batches are of like lengths.
+    """
+    octaves = (16 << k for k in range(max_length.bit_length()))
+    lengths = (octave + octave * i // per_octave for octave in octaves for i in range(per_octave))
     return (*(n for n in lengths if n < max_length), max_length)
 
 

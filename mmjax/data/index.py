@@ -24,7 +24,7 @@ from mmjax.errors import UserError
 logger = logging.getLogger(__name__)
 
 # Part of the cache's name: raise it when the same task and source would give another index.
-_FORMAT = 1
+_FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +37,7 @@ class ExampleIndex:
       lengths: name -> int32 [N].
       keys: name -> uint64 [N], hashes of the examples' keys.
       skipped: reason -> number of records without an example.
+      targets: name -> int64 [N].
     """
 
     record: np.ndarray
@@ -44,6 +45,7 @@ class ExampleIndex:
     lengths: Mapping[str, np.ndarray]
     keys: Mapping[str, np.ndarray]
     skipped: Mapping[str, int]
+    targets: Mapping[str, np.ndarray] = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.record)
@@ -71,7 +73,7 @@ def open_index(
 def build_index(task: Featurizer, source: Source) -> ExampleIndex:
     """One pass over `source`."""
     record, sub, skipped = [], [], collections.Counter()
-    lengths, keys = collections.defaultdict(list), collections.defaultdict(list)
+    lengths, keys, targets = (collections.defaultdict(list) for _ in range(3))
     for i in range(len(source)):
         try:
             examples = list(task.examples(source[i]))
@@ -85,12 +87,15 @@ def build_index(task: Featurizer, source: Source) -> ExampleIndex:
                 lengths[key].append(value)
             for key, value in example.keys.items():
                 keys[key].append(_hash(value))
+            for key, value in example.targets.items():
+                targets[key].append(value)
     return ExampleIndex(
         record=np.array(record, np.int64),
         sub=np.array(sub, np.int32),
         lengths={k: np.array(v, np.int32) for k, v in lengths.items()},
         keys={k: np.array(v, np.uint64) for k, v in keys.items()},
         skipped=dict(skipped),
+        targets={k: np.array(v, np.int64) for k, v in targets.items()},
     )
 
 
@@ -133,6 +138,7 @@ def _write(index: ExampleIndex, path: epath.Path) -> None:
     arrays = {"record": index.record, "sub": index.sub}
     arrays |= {f"length:{k}": v for k, v in index.lengths.items()}
     arrays |= {f"key:{k}": v for k, v in index.keys.items()}
+    arrays |= {f"target:{k}": v for k, v in index.targets.items()}
     arrays["skipped"] = np.frombuffer(json.dumps(dict(index.skipped)).encode(), np.uint8)
     write_arrays(path, arrays)
 
@@ -143,7 +149,7 @@ def _read(path: epath.Path) -> ExampleIndex | None:
         return None
     groups = {
         prefix: {k[len(prefix) :]: array for k, array in arrays.items() if k.startswith(prefix)}
-        for prefix in ("length:", "key:")
+        for prefix in ("length:", "key:", "target:")
     }
     return ExampleIndex(
         arrays["record"],
@@ -151,4 +157,5 @@ def _read(path: epath.Path) -> ExampleIndex | None:
         groups["length:"],
         groups["key:"],
         json.loads(arrays["skipped"].tobytes()),
+        groups["target:"],
     )

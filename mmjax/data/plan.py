@@ -49,16 +49,24 @@ class TrainPlan:
       batch_size: rows of a global batch.
       seed: of the shuffles.
       weights: share of each source in the stream; None: the sources are shuffled as one.
+      window: batches whose examples are sorted by length and dealt out anew, so that those of a
+        batch are of like lengths and need little padding; the batches of a window come in random
+        order. 1: as they are drawn.
+      lengths: for each source [size], the length of each example; needed for a window.
     """
 
     sizes: Sequence[int]
     batch_size: int
     seed: int
     weights: Sequence[float] | None = None
+    window: int = 1
+    lengths: Sequence[np.ndarray] | None = None
 
     def __post_init__(self):
         if not self.sizes or min(self.sizes) < 1:
             raise ValueError(f"every source needs an example, sizes are {list(self.sizes)}")
+        if self.window < 1 or (self.window > 1 and self.lengths is None):
+            raise ValueError(f"a window of {self.window} batches needs the examples' lengths")
         if self.weights is None:
             return
         if len(self.weights) != len(self.sizes) or min(self.weights) <= 0:
@@ -70,15 +78,30 @@ class TrainPlan:
 
     def batch(self, k: int) -> PlannedBatch:
         """Global batch number `k` (0 or more)."""
-        position = np.arange(k * self.batch_size, (k + 1) * self.batch_size, dtype=np.uint64)
+        if self.window == 1:
+            return self._drawn(k * self.batch_size, self.batch_size)
+        number, turn = divmod(k, self.window)
+        size = self.window * self.batch_size
+        drawn = self._drawn(number * size, size)
+        length = np.empty(size, np.int64)
+        for s, lengths in enumerate(self.lengths):
+            length[drawn.source == s] = lengths[drawn.example[drawn.source == s]]
+        order = np.argsort(length, kind="stable")
+        turns = np.arange(self.window, dtype=np.uint64)
+        part = int(shuffled_index(turns, self.window, (self.seed, -3, number))[turn])
+        return drawn.rows(order[part * self.batch_size : (part + 1) * self.batch_size])
+
+    def _drawn(self, start: int, count: int) -> PlannedBatch:
+        """The examples at `count` positions of the stream."""
+        position = np.arange(start, start + count, dtype=np.uint64)
         if self.weights is None:
             first = np.cumsum([0, *self.sizes])
             epoch, within = self._pass_over(position, int(first[-1]), key=-2)
             source = np.searchsorted(first, within, side="right") - 1
             return PlannedBatch(source.astype(np.int32), within - first[source], epoch)
         source, turn = self._interleave(position)
-        example = np.empty(self.batch_size, np.int64)
-        epoch = np.empty(self.batch_size, np.int64)
+        example = np.empty(count, np.int64)
+        epoch = np.empty(count, np.int64)
         for s, size in enumerate(self.sizes):
             mine = source == s
             epoch[mine], example[mine] = self._pass_over(turn[mine], size, key=s)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
+
 from mmjax.config import DataOptions
 from mmjax.data.examples import Featurizer
 from mmjax.data.index import ExampleIndex, open_index
@@ -17,9 +19,13 @@ class Split:
     source: Source
     index: ExampleIndex
 
-    def ids(self) -> list[str]:
-        """A name of each example: its dialogue's id, with "#1", "#2", ... after the first."""
-        found = zip(self.index.record, self.index.sub, strict=True)
+    def ids(self, rows: tuple[np.ndarray, np.ndarray] | None = None) -> list[str]:
+        """A name of each example: its dialogue's id, with "#1", "#2", ... after the first.
+
+        Args:
+          rows: (record, sub) of what is named; None: the examples of the index.
+        """
+        found = zip(*((self.index.record, self.index.sub) if rows is None else rows), strict=True)
         return [
             f"{self.source[int(record)].id}#{sub}" if sub else self.source[int(record)].id
             for record, sub in found

@@ -75,3 +75,14 @@ class Mean:
     def compute(self, state: dict[str, np.ndarray]) -> dict[str, float]:
         """sum / weight per name; NaN where nothing was counted."""
         return {n: float(s / w) if w > 0 else float("nan") for n, (s, w) in state.items()}
+
+
+def ratio(values: np.ndarray, weights: np.ndarray | None = None) -> float:
+    """sum(values) / sum(weights), their mean where there are no weights; 0 where both are nothing.
+
+    Precision, recall and F1 are such figures, of two numbers per example.
+    """
+    if weights is None:
+        return float(np.mean(values))
+    total = float(np.sum(weights))
+    return float(np.sum(values)) / total if total else 0.0

@@ -10,6 +10,7 @@ from mmjax.errors import UserError
 
 # name -> module with OPTIONS and MODEL_OPTIONS (dataclasses) and TASK (a class over both).
 TASKS = {
+    "intent": "mmjax.tasks.intent",
     "retrieval": "mmjax.tasks.retrieval",
 }
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from mmjax.data.tokenizers import Tokenizer
 from mmjax.errors import UserError
+from mmjax.models.encoder_decoder import EncoderDecoderConfig
 from mmjax.models.image_tower import ImageTowerConfig
-from mmjax.models.presets import IMAGE_PRESETS, PRESETS
+from mmjax.models.presets import ENCODER_DECODER_PRESETS, IMAGE_PRESETS, PRESETS
 from mmjax.models.transformer import TransformerConfig
 from mmjax.pretrained.folder import PretrainedFolder, load_folder
 from mmjax.pretrained.images import image_config
@@ -48,13 +49,68 @@ def text_tower(
     """
     config = _chosen(key, preset, weights, weights_key, PRESETS, transformer_config)
     if weights is not None and preset != FROM_FOLDER:
-        wanted = PRESETS[preset]
-        if (config.layers, config.width) != (wanted.layers, wanted.width):
-            raise UserError(
-                f"the weights in {weights.path} have {config.layers} layers of width "
-                f"{config.width}, the preset {preset!r} has {wanted.layers} of {wanted.width}: "
-                'name another, or "weights" to take what the folder has.'
-            )
+        _check_size(config, PRESETS[preset], preset, weights)
+    return _as_the_run_wants(config, weights, tokenizer, dropout, dtype, unroll, remat)
+
+
+def encoder_decoder(
+    key: str,
+    preset: str,
+    weights: PretrainedFolder | None,
+    tokenizer: Tokenizer,
+    *,
+    weights_key: str = "weights",
+    dropout: float | None = None,
+    dtype: str = "float32",
+    unroll: int = 1,
+    remat: str = "none",
+) -> EncoderDecoderConfig:
+    """The encoder-decoder that `config.model.<key>` names; arguments as of `text_tower`.
+
+    Args:
+      preset: a key of `ENCODER_DECODER_PRESETS`, or "weights": as the folder says.
+
+    Raises:
+      UserError: no such preset, or the folder, the preset and the tokenizer do not fit.
+    """
+
+    def of_folder(folder: PretrainedFolder) -> EncoderDecoderConfig:
+        return transformer_config(folder, EncoderDecoderConfig)
+
+    config = _chosen(key, preset, weights, weights_key, ENCODER_DECODER_PRESETS, of_folder)
+    if weights is not None and preset != FROM_FOLDER:
+        wanted = ENCODER_DECODER_PRESETS[preset]
+        _check_size(config.encoder, wanted.encoder, preset, weights)
+        _check_size(config.decoder, wanted.decoder, preset, weights)
+    sides = {
+        side: _as_the_run_wants(
+            getattr(config, side), weights, tokenizer, dropout, dtype, unroll, remat
+        )
+        for side in ("encoder", "decoder")
+    }
+    return dataclasses.replace(config, **sides)
+
+
+def _check_size(
+    config: TransformerConfig, wanted: TransformerConfig, preset: str, weights: PretrainedFolder
+) -> None:
+    if (config.layers, config.width) != (wanted.layers, wanted.width):
+        raise UserError(
+            f"the weights in {weights.path} have {config.layers} layers of width "
+            f"{config.width}, the preset {preset!r} has {wanted.layers} of {wanted.width}: "
+            'name another, or "weights" to take what the folder has.'
+        )
+
+
+def _as_the_run_wants(
+    config: TransformerConfig,
+    weights: PretrainedFolder | None,
+    tokenizer: Tokenizer,
+    dropout: float | None,
+    dtype: str,
+    unroll: int,
+    remat: str,
+) -> TransformerConfig:
     if weights is None:
         config = dataclasses.replace(config, vocab_size=tokenizer.vocab_size)
     if tokenizer.vocab_size > config.padded_vocab_size:
@@ -65,8 +121,12 @@ def text_tower(
         )
     config = dataclasses.replace(config, dtype=dtype, unroll=unroll or config.layers, remat=remat)
     if dropout is not None:
-        attention = config.attention.copy(dropout=dropout)
-        config = dataclasses.replace(config, dropout=dropout, attention=attention)
+        parts = {"attention": config.attention.copy(dropout=dropout)}
+        if config.cross_attention is not None:
+            parts["cross_attention"] = config.cross_attention.copy(dropout=dropout)
+        if config.feed_forward.dropout:  # some have it inside
+            parts["feed_forward"] = config.feed_forward.copy(dropout=dropout)
+        config = dataclasses.replace(config, dropout=dropout, **parts)
     return config
 
 

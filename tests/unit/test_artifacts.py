@@ -35,6 +35,7 @@ def run(tmp_path):
         config={"label": "x"},
         preprocessing=fitted,
         parents=[{"kind": "weights"}],
+        chosen={"threshold": 0.1},
     )
     return tmp_path
 
@@ -46,6 +47,7 @@ def test_what_is_read_is_what_was_written(run):
     about = check_artifact(run / "artifact")
     assert about["config"] == {"label": "x"}
     assert about["parents"] == [{"kind": "weights"}]
+    assert about["chosen"] == {"threshold": 0.1}
     assert (run / "artifact" / "preprocessing" / "vocab.txt").read_text() == "a\nb\n"
 
 

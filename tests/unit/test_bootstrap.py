@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.stats
+from sklearn.metrics import f1_score
 
 from mmjax.metrics.bootstrap import bootstrap_interval, paired_bootstrap
 
@@ -78,3 +79,49 @@ def test_groups_of_different_size_are_weighed_by_it():
     values, groups = np.array([1.0, 1.0, 1.0, 0.0]), np.array([7, 7, 7, 2])
     assert bootstrap_interval(values, groups=groups) == (0.0, 1.0)
     assert bootstrap_interval(values, groups=np.arange(4)) == bootstrap_interval(values)
+
+
+def counts(rng, dialogues=80, turns=6):
+    """Labels, decisions and dialogue of some turns, good and bad dialogues among them."""
+    skill = np.repeat(rng.beta(2, 2, dialogues), turns)
+    label = (rng.random(len(skill)) < 0.3).astype(float)
+    said = np.where(rng.random(len(skill)) < skill, label, 1 - label)
+    return label, said, np.repeat(np.arange(dialogues), turns)
+
+
+def test_the_interval_of_f1_is_that_of_f1_computed_anew_in_every_draw_of_dialogues():
+    label, said, dialogue = counts(np.random.default_rng(3))
+    of = np.arange(80)
+    expected = scipy.stats.bootstrap(
+        (of,),
+        lambda drawn: f1_score(
+            np.concatenate([label[dialogue == d] for d in drawn]),
+            np.concatenate([said[dialogue == d] for d in drawn]),
+        ),
+        n_resamples=1000, method="percentile", vectorized=False, rng=np.random.default_rng(7),
+    ).confidence_interval  # fmt: skip
+    values, weights = 2 * label * said, label + said
+    found = bootstrap_interval(values, weights, groups=dialogue)
+    np.testing.assert_allclose(found, expected, atol=0.012)
+    alone = bootstrap_interval(values, weights)
+    assert found[1] - found[0] > alone[1] - alone[0]
+
+
+def test_a_difference_of_f1_is_drawn_in_pairs_of_dialogues():
+    rng = np.random.default_rng(4)
+    label, said, dialogue = counts(rng)
+    better = np.where(rng.random(len(said)) < 0.1, label, said)
+    a, b = 2 * label * better, 2 * label * said
+    weights = (label + better, label + said)
+    difference, low, high = paired_bootstrap(a, b, weights=weights, groups=dialogue)
+    assert difference == pytest.approx(f1_score(label, better) - f1_score(label, said))
+    assert 0 < low < difference < high
+    back = paired_bootstrap(b, a, weights=weights[::-1], groups=dialogue)
+    np.testing.assert_allclose(back, (-difference, -high, -low), rtol=1e-12)
+    assert bootstrap_interval(a, weights[0], groups=dialogue)[0] < f1_score(label, said)
+
+
+def test_a_draw_of_nothing_by_nothing_is_zero():
+    zeros = np.zeros(3)
+    assert bootstrap_interval(zeros, zeros) == (0.0, 0.0)
+    assert paired_bootstrap(zeros, zeros, weights=(zeros, zeros)) == (0.0, 0.0, 0.0)

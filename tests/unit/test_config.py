@@ -38,6 +38,15 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 # Every config file, with variants that together reach each of its branches.
 VARIANTS = {
+    "intent": [
+        "",
+        "demo",
+        "demo,prefix=shared",
+        "model=albert,weights=some/folder",
+        "model=t5,size=3b",
+        "size=tiny,prefix=shared,dataset=dialogue_folder",
+        "text=minilm,weights=some/folder,init_from=run://somewhere",
+    ],
     "retrieval": [
         "",
         "demo",

@@ -22,7 +22,8 @@ ALLOWED = {
     "data": {"config", "errors", "parallel"},
     "pretrained": {"errors", "models", "parallel", "data"},
     "observe": {"config", "data", "errors"},
-    "evaluators": {"data", "metrics"},
+    "evaluators": {"data", "errors", "metrics"},
+    "figures": {"metrics"},
     "tasks": {
         *("config", "data", "errors", "evaluators", "observe"),
         *("losses", "metrics", "models", "parallel", "pretrained"),

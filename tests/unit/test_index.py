@@ -37,7 +37,7 @@ class Shares:
         if not d.turns[0].text:
             raise SkipRecord("no text")
         return [
-            Example(k, {"text": len(d.turns[0].text)}, {"photo": p.id})
+            Example(k, {"text": len(d.turns[0].text)}, {"photo": p.id}, {"rank": -k})
             for k, p in enumerate(photos)
         ]
 
@@ -60,7 +60,7 @@ def same(a, b):
     for name in ("record", "sub"):
         np.testing.assert_array_equal(getattr(a, name), getattr(b, name))
         assert getattr(a, name).dtype == getattr(b, name).dtype
-    for name in ("lengths", "keys"):
+    for name in ("lengths", "keys", "targets"):
         x, y = getattr(a, name), getattr(b, name)
         assert x.keys() == y.keys()
         for key in x:
@@ -73,6 +73,7 @@ def test_examples_stand_in_the_order_of_the_records_and_reasons_are_counted():
     index = build_index(Shares(), ListSource(RECORDS))
     assert index.record.tolist() == [0, 0, 2, 4] and index.sub.tolist() == [0, 1, 0, 0]
     assert index.lengths["text"].tolist() == [3, 3, 5, 4]
+    assert index.targets["rank"].tolist() == [0, -1, 0, 0]
     assert index.skipped == {"no text": 2, "no photo": 1}
     p, q = index.keys["photo"][:2]
     assert p != q and index.keys["photo"].tolist() == [p, q, p, q]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -166,3 +168,51 @@ def test_an_evaluation_takes_every_example_once_in_order_and_pads_the_rest(size,
     assert all(b.example.shape == (batch_size,) for b in batches)
     np.testing.assert_array_equal(example[:size], order)
     assert (example[size:] == -1).all() and len(example) - size < batch_size
+
+
+LENGTHS = np.random.default_rng(0).geometric(0.02, size=1000)
+
+
+@pytest.mark.parametrize("weights", [None, [2.0, 1.0]])
+def test_a_window_has_the_examples_of_its_batches_sorted_by_length(weights):
+    lengths = [LENGTHS[:700], LENGTHS[700:]]
+    sizes = [len(x) for x in lengths]
+    plain = TrainPlan(sizes, 10, seed=2, weights=weights)
+    sorted_plan = TrainPlan(sizes, 10, seed=2, weights=weights, window=8, lengths=lengths)
+
+    def rows(batches):
+        return [
+            (int(s), int(i), int(e))
+            for b in batches
+            for s, i, e in zip(b.source, b.example, b.epoch, strict=True)
+        ]
+
+    orders = []
+    for window in range(30):  # through three epochs, with windows that span two
+        numbers = range(8 * window, 8 * window + 8)
+        found = [sorted_plan.batch(k) for k in numbers]
+        assert sorted(rows(found)) == sorted(rows(plain.batch(k) for k in numbers))
+        spans = [
+            sorted(lengths[s][i] for s, i in zip(b.source, b.example, strict=True)) for b in found
+        ]
+        order = np.argsort([span[0] + span[-1] for span in spans], kind="stable")
+        for shorter, longer in itertools.pairwise(order):
+            assert spans[shorter][-1] <= spans[longer][0]
+        orders.append(tuple(order))
+    assert len(set(orders)) > 25  # and not from the shortest to the longest each time
+
+
+def test_a_batch_of_a_window_depends_on_its_number_alone():
+    def made(k):
+        return TrainPlan([1000], 10, seed=2, window=8, lengths=[LENGTHS]).batch(k).example
+
+    forward = [made(k) for k in range(20)]
+    for k in reversed(range(20)):
+        np.testing.assert_array_equal(made(k), forward[k])
+    # Pinned, as the order of the stream is.
+    assert made(10**9).tolist() == [771, 788, 842, 76, 156, 955, 928, 412, 70, 443]
+
+
+def test_a_window_without_lengths_is_refused():
+    with pytest.raises(ValueError, match="window of 4 batches needs the examples' lengths"):
+        TrainPlan([5], 2, seed=0, window=4)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
+from sklearn.metrics import f1_score
 
 from mmjax import report
 from mmjax.errors import UserError
@@ -57,7 +59,7 @@ def table(*folders):
 
 def cells(made, label):
     (row,) = [r for r in made.rows if r[0].split(f" {report.WINNER}")[0] == label]
-    return dict(zip(report.COLUMNS, row, strict=True))
+    return dict(zip(made.columns, row, strict=True))
 
 
 @pytest.fixture
@@ -192,7 +194,7 @@ def spoil(folder, **changes):
         ({"metrics": {"test": {"recall@1": "good"}}}, "metrics.test.recall@1"),
         ({"metrics": {"test": {"recall@1": 3.0}}}, "metrics.test.recall@5"),
         ({"intervals": {"test": {"recall_sum": [1.0]}}}, "intervals.test.recall_sum"),
-        ({"task": "intent"}, "retrieval"),
+        ({"task": "summary"}, "retrieval"),
     ],
 )
 def test_a_bad_result_is_refused_with_file_and_key(tmp_path, ranks, changes, message):
@@ -236,7 +238,7 @@ def test_every_format_holds_every_row_and_escapes_labels(tmp_path, ranks, capsys
     if name == "markdown":
         assert r"<b> \| x" in text
         widths = {line.replace(r"\|", "").count("|") for line in text.splitlines() if "|" in line}
-        assert widths == {len(report.COLUMNS) + 1}
+        assert widths == {11}
     if name == "html":
         assert "&lt;b&gt;" in text
 
@@ -277,3 +279,43 @@ def test_a_document_without_its_pair_of_markers_is_refused_and_untouched(
     assert report.run([str(tmp_path), "--table=photochat_retrieval", f"--update={readme}"]) == 2
     assert "report:photochat_retrieval" in capsys.readouterr().err
     assert readme.read_text() == text
+
+
+def write_intent(folder, label, wrong, **changes):
+    """A run over 200 dialogues of 5 turns, the last positive; `wrong` turns are decided wrongly."""
+    folder.mkdir(parents=True)
+    ids = [f"d{d}#{t}" for d in range(200) for t in range(5)]
+    truth = np.tile([0, 0, 0, 0, 1], 200)
+    probability = np.where(truth == 1, 0.9, 0.1)
+    probability[wrong] = 1 - probability[wrong]
+    f1 = 100 * f1_score(truth, probability > 0.5)
+    metrics = {"precision": 1.0, "recall": 2.0, "f1": f1, "f1@threshold": 3.0}
+    metrics["average_precision"] = 4.0
+    write_result(folder.parent / f"{folder.name}_", label, np.arange(5))
+    record = json.loads((folder.parent / f"{folder.name}_" / "result.json").read_text())
+    shutil.rmtree(folder.parent / f"{folder.name}_")
+    record |= {"task": "intent", "metrics": {"test": metrics, "dev": metrics}}
+    record |= {"intervals": {"test": {"f1": [1.25, 2.75]}}} | changes
+    rows = {"ids": ids, "label": truth.tolist(), "probability": probability.tolist()}
+    rows["dialogue"] = np.repeat(np.arange(200), 5).tolist()
+    (folder / "result.json").write_text(json.dumps(record))
+    (folder / "per_example.json").write_text(json.dumps({"test": rows}))
+
+
+def test_the_table_of_another_task_has_its_own_figures_and_pairs(tmp_path):
+    write_intent(tmp_path / "a", "Good", np.arange(0, 1000, 31))
+    write_intent(tmp_path / "b", "Bad", np.arange(0, 1000, 7))
+    made = report.make_report("photochat_intent", read_results([str(tmp_path)]))
+    assert [row[0] for row in made.rows][:2] == [f"Good {report.WINNER}", "Bad"]
+    row = cells(made, "Good")
+    assert (row["P"], row["R"], row["F1 at dev's threshold"], row["AP"]) == (
+        "1.0", "2.0", "3.0", "4.0",
+    )  # fmt: skip
+    assert row["95 % of F1"] == "[1.2, 2.8]" and row["dev F1"] == row["F1"]
+    published = cells(made, "T5-base")
+    assert (published["P"], published["R"], published["F1"]) == ("58.2", "57.9", "58.1")
+    assert published["AP"] == ""
+    (note,) = [note for note in made.notes if note.startswith(report.WINNER)]
+    first, second = (float(cells(made, x)["F1"]) for x in ("Good", "Bad"))
+    difference, low, high = (float(x) for x in re.findall(r"[+-]\d+\.\d", note))
+    assert difference == pytest.approx(first - second, abs=0.11) and 0 < low < difference < high

@@ -1,0 +1,72 @@
+"""What stands in the tables of each task: which figures, and how two runs are compared."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from mmjax.metrics.classification import f1_parts
+from mmjax.metrics.retrieval import RankCounts, RetrievalMetric
+
+# (values, weights, groups), see `mmjax.metrics.bootstrap.bootstrap_interval`.
+Parts = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Attributes:
+    columns: heading -> name of the metric.
+    chief: heading of the one that rows are sorted and compared by.
+    per_example: names of the columns, beside "ids", of the figures per example -> kinds.
+    parts: from these columns, what the chief figure is computed from.
+    """
+
+    columns: Mapping[str, str]
+    chief: str
+    per_example: Mapping[str, type | tuple[type, ...]]
+    parts: Callable[[Mapping[str, Sequence[Any]]], Parts]
+
+    @property
+    def chief_metric(self) -> str:
+        return self.columns[self.chief]
+
+
+def _recall_sums(rows: Mapping[str, Sequence[Any]]) -> Parts:
+    counts = RankCounts(*(np.asarray(rows[k]) for k in ("greater", "equal", "equal_after")))
+    return RetrievalMetric().recall_sum(counts), None, None
+
+
+def _f1_of_argmax(rows: Mapping[str, Sequence[Any]]) -> Parts:
+    said = np.asarray(rows["probability"]) > 0.5
+    values, weights = f1_parts(np.asarray(rows["label"]), said)["f1"]
+    return values, weights, np.asarray(rows["dialogue"])
+
+
+FIGURES: dict[str, Figures] = {
+    "retrieval": Figures(
+        columns={
+            "R@1": "recall@1",
+            "R@5": "recall@5",
+            "R@10": "recall@10",
+            "sum": "recall_sum",
+        },
+        chief="sum",
+        per_example={"greater": int, "equal": int, "equal_after": int},
+        parts=_recall_sums,
+    ),
+    "intent": Figures(
+        columns={
+            "P": "precision",
+            "R": "recall",
+            "F1": "f1",
+            "F1 at dev's threshold": "f1@threshold",
+            "AP": "average_precision",
+        },
+        chief="F1",
+        per_example={"label": int, "probability": (int, float), "dialogue": int},
+        parts=_f1_of_argmax,
+    ),
+}

@@ -1,0 +1,91 @@
+"""Classes as short answers of an encoder-decoder (Raffel et al. 2020, 2.4)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float
+
+from mmjax.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class TextToTextConfig:
+    """Attributes:
+    model: the encoder-decoder.
+    answers: ids of each class's answer, with the token that ends it.
+    start: id that the decoder's input begins with.
+    """
+
+    model: EncoderDecoderConfig
+    answers: tuple[tuple[int, ...], ...]
+    start: int
+
+    def __post_init__(self):
+        if len(set(self.answers)) != len(self.answers):
+            raise ValueError(f"two of the answers {self.answers} are the same")
+
+    @property
+    def table(self) -> tuple[np.ndarray, np.ndarray]:
+        """The answers below each other, int32 [C, K], and where they are, bool [C, K]."""
+        longest = max(map(len, self.answers))
+        mask = np.arange(longest) < np.array([len(answer) for answer in self.answers])[:, None]
+        table = np.zeros(mask.shape, np.int32)
+        table[mask] = np.concatenate(self.answers)
+        return table, mask
+
+
+class TextToText(nn.Module):
+    """An encoder-decoder that reads `batch["text"]` and answers with one of the config's answers.
+
+    `batch["text"]` is {"ids": int [B, L], "mask": bool [B, L]}, `batch["label"]["ids"]` int [B, 1]
+    the class.
+    """
+
+    config: TextToTextConfig
+
+    def setup(self):
+        self.model = EncoderDecoder(self.config.model)
+
+    def __call__(self, batch: Any, *, train: bool) -> dict[str, Float[Array, "B K V"]]:
+        """Output "logits": of every word at each place of the right answer."""
+        table, mask = (jnp.asarray(x) for x in self.config.table)
+        label = batch["label"]["ids"][:, 0]
+        text = batch["text"]
+        target = self._moved(table[label])
+        return {"logits": self.model(text["ids"], text["mask"], target, mask[label], train=train)}
+
+    def log_odds(self, batch: Any) -> Float[Array, " B"]:
+        """log p(answer 1) - log p(answer 0) at the first token in which they differ."""
+        zero, one = self.config.answers[:2]
+        same = next(k for k, (a, b) in enumerate(zip(zero, one, strict=False)) if a != b)
+        target = self._moved(jnp.asarray([one[: same + 1]] * len(batch["text"]["ids"])))
+        logits = self._next(*self._memory(batch), target)
+        return logits[:, one[same]] - logits[:, zero[same]]
+
+    def greedy(self, batch: Any) -> Bool[Array, "B C"]:
+        """Which answer is written when the best word is taken at each place, if any."""
+        table, mask = (jnp.asarray(x) for x in self.config.table)
+        memory = self._memory(batch)
+        written = jnp.full((len(batch["text"]["ids"]), 1), self.config.start, jnp.int32)
+        for _ in range(table.shape[1]):  # a few words: no cache is worth its trouble
+            word = jnp.argmax(self._next(*memory, written), axis=-1)
+            written = jnp.concatenate([written, word[:, None].astype(jnp.int32)], axis=1)
+        return ((written[:, None, 1:] == table) | ~mask).all(axis=-1)
+
+    def _moved(self, target: Array) -> Array:
+        start = jnp.full((len(target), 1), self.config.start, target.dtype)
+        return jnp.concatenate([start, target[:, :-1]], axis=1)
+
+    def _memory(self, batch: Any) -> tuple[Array, Array]:
+        text = batch["text"]
+        return self.model.encode(text["ids"], text["mask"]), text["mask"]
+
+    def _next(self, memory: Array, memory_mask: Array, target: Array) -> Array:
+        """[B, V], scores of the word after `target`."""
+        hidden = self.model.decode(target, jnp.ones(target.shape, bool), memory, memory_mask)
+        return self.model.logits(hidden[:, -1:])[:, 0]

@@ -1,0 +1,68 @@
+"""Yes or no after the turns of a dialogue (PhotoChat, 5.1): a text encoder with a small head."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from mmjax.models.layers import Projection
+from mmjax.models.transformer import Transformer, TransformerConfig
+
+ACTIVATIONS = {"tanh": jnp.tanh, "relu": nn.relu, "none": lambda x: x}
+
+
+@dataclasses.dataclass(frozen=True)
+class TurnClassifierConfig:
+    """Attributes:
+    encoder: transformer of the dialogue's text.
+    hidden_dim: width of the layer between the token that is read and the logits.
+    activation: after that layer.
+    classes: number of logits.
+    """
+
+    encoder: TransformerConfig
+    hidden_dim: int = 128
+    activation: Literal["tanh", "relu", "none"] = "tanh"
+    classes: int = 2
+
+
+class TurnClassifier(nn.Module):
+    """Logits read from some tokens of each dialogue.
+
+    A batch holds, each as {"ids": int [B, L or T], "mask": bool}: of the tokens "text" and
+    "speaker", and of the places where logits are read "place", positions of tokens. With "turn",
+    the number of each token's turn, a token sees its own turn and those before, so that what is
+    read at the end of a turn does not depend on later ones; without it, it sees all.
+    """
+
+    config: TurnClassifierConfig
+
+    @nn.compact
+    def __call__(self, batch: Any, *, train: bool) -> dict[str, Float[Array, "B T C"]]:
+        config = self.config
+        text, mask = batch["text"], batch["text"]["mask"]
+        if "turn" in batch:
+            mask = turn_causal_mask(batch["turn"]["ids"], mask)
+        segments = None
+        if config.encoder.segments:  # more speakers than there are segments share the last
+            segments = jnp.minimum(batch["speaker"]["ids"], config.encoder.segments - 1)
+        encoder = Transformer(config.encoder, name="text_tower")
+        hidden = encoder(text["ids"], mask, segments, train=train)  # [B, L, D]
+        read = jnp.take_along_axis(hidden, batch["place"]["ids"][..., None], axis=1)  # [B, T, D]
+        read = Projection((config.hidden_dim,), ("embed",), ("joint",), name="hidden")(read)
+        read = ACTIVATIONS[config.activation](read)
+        logits = Projection((config.classes,), ("joint",), (None,), name="head")(read)
+        return {"logits": logits.astype(jnp.float32)}
+
+
+def turn_causal_mask(turn: Int[Array, "B L"], mask: Bool[Array, "B L"]) -> Bool[Array, "B L L"]:
+    """Which tokens (last axis) each token may see: real ones of its own turn and of those before.
+
+    Args:
+      turn: number of each token's turn, rising; mask: True at real tokens.
+    """
+    return (turn[:, None, :] <= turn[:, :, None]) & mask[:, None, :]

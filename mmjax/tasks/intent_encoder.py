@@ -1,0 +1,76 @@
+"""Photo-sharing intent learned by an encoder with a small head (PhotoChat, 5.1: BERT, ALBERT)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from mmjax.errors import UserError
+from mmjax.losses.cross_entropy import cross_entropy
+from mmjax.losses.objective import LocalTerm, Objective
+from mmjax.models.turn_classifier import TurnClassifier, TurnClassifierConfig
+from mmjax.pretrained.loading import load_transformer
+from mmjax.tasks.base import Predictor
+from mmjax.tasks.intent_examples import IntentExamples
+from mmjax.tasks.intent_task import IntentTask
+from mmjax.tasks.towers import text_tower
+
+
+class EncoderIntentTask(IntentTask):
+    """Logits are read from [CLS], or from the [SEP] of each turn."""
+
+    reader = IntentExamples
+
+    def module(self) -> TurnClassifier:
+        model = self.model
+        encoder = text_tower(
+            "text",
+            model.text,
+            self._weights,
+            self._examples.tokenizer,
+            dropout=model.dropout,
+            dtype=model.dtype,
+            unroll=model.unroll,
+            remat=model.remat,
+        )
+        position = encoder.position
+        if position is not None and self.options.max_length > position.max_positions:
+            raise UserError(
+                f"config.task.max_length={self.options.max_length} is more than the encoder's "
+                f"{position.max_positions} positions."
+            )
+        return TurnClassifier(TurnClassifierConfig(encoder, model.hidden_dim, model.activation))
+
+    def objective(self) -> Objective:
+        return Objective([LocalTerm("intent", self._loss)])
+
+    def _loss(self, outputs: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
+        labels = batch["label"]
+        return cross_entropy(
+            outputs["logits"],
+            labels["ids"],
+            labels["mask"] * batch["weight"][:, None],
+            class_weights=(1.0, self.options.positive_weight),
+            focal_gamma=self.options.focal_gamma,
+        )
+
+    def predictors(self) -> Mapping[str, Predictor]:
+        """Of "share": log-odds that a photo follows, [B, places], padded to the most there are."""
+        module, width = self.module(), self.most_places
+
+        def share(variables: Any, batch: Any) -> jax.Array:
+            logits = module.apply(variables, batch, train=False)["logits"]  # [B, T, 2]
+            odds = logits[..., 1] - logits[..., 0]
+            return jnp.pad(odds, ((0, 0), (0, width - odds.shape[1])))
+
+        return {"share": Predictor(share, (*self._examples.token_features, "place"))}
+
+    def initial_variables(self, target: Any) -> tuple[Any, Mapping[str, Any]]:
+        found, reports = super().initial_variables(target)
+        if self._weights is not None:
+            loaded = load_transformer(self._weights, target["params"]["text_tower"])
+            found["params"]["text_tower"], reports["text_tower"] = loaded
+        return found, reports

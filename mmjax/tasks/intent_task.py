@@ -1,0 +1,150 @@
+"""What the forms of photo-sharing intent have in common: data, judging, answers."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Iterable, Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+from etils import epath
+
+from mmjax.config import limited
+from mmjax.data import tokenizers
+from mmjax.data.examples import Example
+from mmjax.data.featurize import Ragged, buckets_up_to
+from mmjax.data.schema import Dialogue
+from mmjax.data.sources import Source
+from mmjax.data.splits import Split
+from mmjax.errors import UserError
+from mmjax.evaluators import Predict, TurnEvaluator, turn_rows
+from mmjax.tasks.base import Task
+from mmjax.tasks.intent_examples import PLACES, TOKENS, IntentExamples, IntentOptions, answer
+from mmjax.tasks.towers import open_weights
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+    """The network.
+
+    Attributes:
+      text: preset (`mmjax.models.presets`) of an encoder, which gets a head, or of an
+        encoder-decoder, which answers in words; "weights": as the folder says.
+      weights: Hugging Face folder or hub id to start from, with its tokenizer; None: from scratch.
+      hidden_dim, activation: of the layer between an encoder and its logits.
+      vocab_size: of the SentencePiece vocabulary that is trained on the training dialogues when
+        there is no `weights` folder.
+      dropout: everywhere in the network; None: as the preset.
+      dtype: what is computed in.
+      unroll: layers per trip of the loop over layers; 0: all (fastest on a CPU).
+      remat: what the backward pass computes again.
+    """
+
+    text: str = "bert-base"
+    weights: str | None = None
+    hidden_dim: int = limited(128, low=1)
+    activation: Literal["tanh", "relu", "none"] = "tanh"
+    vocab_size: int = limited(8000, low=1)
+    dropout: float | None = limited(None, low=0, high=1)
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    unroll: int = limited(1, low=0)
+    remat: Literal["none", "full", "dots"] = "none"
+
+
+class IntentTask(Task):
+    """See `mmjax.tasks.base.Task` for the members; a form adds how the network learns.
+
+    Attributes:
+      reader: makes its examples.
+    """
+
+    key_names = ()
+    reader: type[IntentExamples]
+    _rows: ClassVar = {"predictor": "share", "target": "share", "places": "label"}
+    cached = (*TOKENS, *PLACES)
+
+    def __init__(self, options: IntentOptions, model: ModelOptions):
+        self.options, self.model = options, model
+        self._weights = open_weights(model.weights)
+        self._examples: IntentExamples | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For processes that make examples: they need no weights."""
+        return {**self.__dict__, "_weights": None}
+
+    def check_vocabulary(self, folder: epath.PathLike) -> None:
+        if self._weights is None:
+            return
+        theirs = tokenizers.load_tokenizer(os.fspath(folder))
+        if theirs.fingerprint != tokenizers.load_tokenizer(self._weights.path).fingerprint:
+            raise UserError(
+                "config.model.weights and config.train.init_from have different vocabularies: "
+                "leave one of them out, or begin the first stage with the same weights."
+            )
+
+    # Data
+
+    def fit(self, source: Source, folder: epath.PathLike) -> None:
+        """The tokenizer: the pretrained folder's, or a SentencePiece model of the dialogues."""
+        folder = os.fspath(folder)
+        if self._weights is not None:
+            tokenizers.load_tokenizer(self._weights.path).save(folder)
+        else:
+            dialogues = (source[i] for i in range(len(source)))
+            texts = (turn.text for dialogue in dialogues for turn in dialogue.turns if turn.text)
+            tokenizers.train_tokenizer(texts, self.model.vocab_size, folder)
+        self.load(folder)
+
+    def load(self, folder: epath.PathLike) -> None:
+        self._examples = self.reader(self.options, tokenizers.load_tokenizer(os.fspath(folder)))
+
+    @property
+    def identity(self) -> Mapping[str, Any]:
+        return {
+            "task": "intent",
+            "reader": self.reader.__name__,
+            "tokenizer": self._examples.tokenizer.fingerprint,
+            "prefix": self.options.prefix,
+            "max_length": self.options.max_length,
+        }
+
+    @property
+    def ragged(self) -> Mapping[str, Ragged]:
+        pads = {"text": self._examples.tokenizer.pad_id}
+        tokens = buckets_up_to(self.options.max_length, per_octave=4)
+        places = (1,) if self.options.prefix == "separate" else buckets_up_to(self.most_places)
+        return {
+            **{name: Ragged(pads.get(name, 0), tokens) for name in self._examples.token_features},
+            **{name: Ragged(0, places) for name in self._examples.place_features},
+        }
+
+    @property
+    def most_places(self) -> int:
+        """Turns that one example may score."""
+        return 1 if self.options.prefix == "separate" else self.options.max_length - 1
+
+    def examples(self, dialogue: Dialogue) -> Iterable[Example]:
+        return self._examples.examples(dialogue)
+
+    def featurize(
+        self, dialogue: Dialogue, sub: int, rng: np.random.Generator | None
+    ) -> Mapping[str, np.ndarray]:
+        return self._examples.features(dialogue, sub)
+
+    # Judging
+
+    def evaluator(self) -> TurnEvaluator:
+        return TurnEvaluator(**self._rows)
+
+    def answers(self, split: Split, predict: Predict, top: int) -> list[dict[str, Any]]:
+        """Every dialogue with the probability after each of its turns; `top` says nothing here."""
+        rows = turn_rows(split.index, predict, **self._rows)
+        records, first = np.unique(rows.record, return_index=True)
+        found = []
+        for record, probabilities in zip(
+            records, np.split(rows.probability, first[1:]), strict=True
+        ):
+            dialogue = split.source[int(record)]
+            found.append(answer(dialogue, dialogue.id, probabilities))
+        return found
