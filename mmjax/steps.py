@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmjax.losses.objective import Objective
 from mmjax.optim.trained import whole
+from mmjax.parallel.ring import floating
 from mmjax.parallel.rules import constrain
 from mmjax.train_state import TrainState
 
@@ -121,8 +122,8 @@ def _in_parts(
     Cached gradients (Gao et al., 2021): the outputs of all parts without keeping what led to them,
     the objective's gradient by these outputs, then each part once more, with the same random draws,
     to carry its share on to the parameters. So an objective over all pairs sees the whole batch.
-    What the model gives must be arrays [B, ...] of the examples, or scalars that depend on the
-    parameters alone; and an example's outputs must not depend on the other examples.
+    What the model gives must be a tree of arrays [B, ...] of the examples, or of scalars that
+    depend on the parameters alone; and an example's outputs must not depend on other examples.
     """
     B = jax.tree.leaves(batch)[0].shape[0]
     parts = B // size
@@ -143,13 +144,18 @@ def _in_parts(
     numbered = (jax.tree.map(cut, batch), jnp.arange(parts))
     _, outputs = jax.lax.scan(lambda _, part: (None, apply(params, *part)), None, numbered)
     outputs = jax.tree.map(lambda x: x[0] if x.ndim == 1 else join(x), outputs)
-    slopes, values = jax.grad(lambda outputs: objective(outputs, batch), has_aux=True)(outputs)
+
+    def loss_fn(learned: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+        found = jax.tree.map(lambda x, y: x if y is None else y, outputs, learned)
+        return objective(found, batch)
+
+    slopes, values = jax.grad(loss_fn, has_aux=True)(floating(outputs))
     # A scalar's slope is shared out: each part adds the whole path from it to the parameters.
     slopes = jax.tree.map(lambda x: jnp.full(parts, x / parts) if x.ndim == 0 else cut(x), slopes)
 
     def carry_on(grads: Any, part: Any) -> tuple[Any, None]:
         (rows, number), slope = part
-        _, back = jax.vjp(lambda params: apply(params, rows, number), params)
+        _, back = jax.vjp(lambda params: floating(apply(params, rows, number)), params)
         return jax.tree.map(jnp.add, grads, back(slope)[0]), None
 
     zeros = jax.tree.map(jnp.zeros_like, params)

@@ -9,8 +9,8 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from mmjax.losses.pairwise import pair_term
-from mmjax.parallel.ring import Reduction
+from mmjax.losses.pairwise import DotProduct, pair_term
+from mmjax.parallel.ring import Reduction, Score
 
 Outputs = Mapping[str, Any]
 Batch = Mapping[str, Any]
@@ -40,11 +40,13 @@ class PairTerm:
     Reads `batch["keys"]` (equal examples are no negatives) and `batch["weight"]` (padding).
 
     Attributes:
-      rows, columns: names of two outputs [B, D].
+      rows, columns: names of two outputs, trees of arrays [B, ...] as `score` reads them; for the
+        dot product [B, D].
       scale: name of the output that multiplies the scores.
       bias: name of the output that is added to them; None: nothing is.
       reduction: "mean" over the batch, or "sum" as VSE++ and SCAN take it.
       key_columns: columns of `batch["keys"]` that count; None: all.
+      tile: rows and columns of the scores that exist at a time, on each device.
     """
 
     name: str
@@ -56,6 +58,8 @@ class PairTerm:
     reduction: Literal["mean", "sum"] = "mean"
     key_columns: tuple[int, ...] | None = None
     bias: str | None = None
+    score: Score = dataclasses.field(default_factory=DotProduct)
+    tile: tuple[int, int] = (256, 256)
 
     def __call__(self, outputs: Outputs, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:
         rows, columns = outputs[self.rows], outputs[self.columns]
@@ -66,10 +70,12 @@ class PairTerm:
             rows,
             columns,
             loss=self.loss,
+            score=self.score,
             scale=outputs[self.scale],
             bias=0.0 if self.bias is None else outputs[self.bias],
             keys=keys,
             weights=batch["weight"],
+            tile=self.tile,
         )
         weight = jnp.maximum(sums.weight, 1.0)
         value = sums.total if self.reduction == "sum" else sums.total / weight

@@ -14,13 +14,13 @@ transpose.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
-from mmjax.parallel.ring import Carry, Mask, Pairs, Reduction, Row, Tile
+from mmjax.parallel.ring import Carry, Pairs, Reduction, Row, Score, Scores, Tile, Tree
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class SoftmaxCE:
         # The positive is in every sum, so that none is empty: largest score, sum of exponents.
         return positive, jnp.ones_like(positive)
 
-    def fold(self, carry: Carry, scores: Tile, positive: Row, negative: Mask) -> Carry:
+    def fold(self, carry: Carry, tile: Tile) -> Carry:
         largest, total = carry
-        scores = jnp.where(negative, scores, -jnp.inf)
+        scores = jnp.where(tile.negative, tile.scores, -jnp.inf)
         new = jnp.maximum(largest, scores.max(axis=1))
         total = total * jnp.exp(largest - new) + jnp.exp(scores - new[:, None]).sum(axis=1)
         return new, total
@@ -47,9 +47,9 @@ class SoftmaxCE:
     def losses(self, carry: Carry, positive: Row) -> Row:
         return carry[0] + jnp.log(carry[1]) - positive
 
-    def slopes(self, carry: Carry, scores: Tile, positive: Row, negative: Mask) -> Tile:
-        share = jnp.exp(scores - carry[0][:, None]) / carry[1][:, None]
-        return jnp.where(negative, share, 0)
+    def slopes(self, carry: Carry, tile: Tile) -> Scores:
+        share = jnp.exp(tile.scores - carry[0][:, None]) / carry[1][:, None]
+        return jnp.where(tile.negative, share, 0)
 
     def positive_slopes(self, carry: Carry, positive: Row) -> Row:
         return jnp.exp(positive - carry[0]) / carry[1] - 1
@@ -68,15 +68,15 @@ class SumHinge:
     def start(self, positive: Row) -> Carry:
         return jnp.zeros_like(positive), jnp.zeros_like(positive)  # sum; number above the margin
 
-    def fold(self, carry: Carry, scores: Tile, positive: Row, negative: Mask) -> Carry:
-        cost = _hinge(self.margin, scores, positive, negative)
+    def fold(self, carry: Carry, tile: Tile) -> Carry:
+        cost = _hinge(self.margin, tile)
         return carry[0] + cost.sum(axis=1), carry[1] + (cost > 0).sum(axis=1)
 
     def losses(self, carry: Carry, positive: Row) -> Row:
         return carry[0]
 
-    def slopes(self, carry: Carry, scores: Tile, positive: Row, negative: Mask) -> Tile:
-        return (_hinge(self.margin, scores, positive, negative) > 0).astype(scores.dtype)
+    def slopes(self, carry: Carry, tile: Tile) -> Scores:
+        return (_hinge(self.margin, tile) > 0).astype(tile.scores.dtype)
 
     def positive_slopes(self, carry: Carry, positive: Row) -> Row:
         return -carry[1]
@@ -86,31 +86,34 @@ class SumHinge:
 class HardestHinge:
     """As SumHinge, but only the negative with the highest score counts in each direction ("MH").
 
-    VSE++ (Faghri et al., BMVC 2018), its loss MH. Equally hard negatives share the gradient.
+    VSE++ (Faghri et al., BMVC 2018), its loss MH. Of equally hard negatives the first counts.
     """
 
     margin: float = 0.2
     both = True
 
     def start(self, positive: Row) -> Carry:
-        return jnp.zeros_like(positive), jnp.zeros_like(positive)  # largest cost; how many have it
+        # The largest cost, and whose it is: its value would not find it again in the backward pass.
+        return jnp.zeros_like(positive), jnp.full_like(positive, -1, jnp.int32)
 
-    def fold(self, carry: Carry, scores: Tile, positive: Row, negative: Mask) -> Carry:
-        cost = _hinge(self.margin, scores, positive, negative)
-        most = jnp.maximum(carry[0], cost.max(axis=1))
-        here = ((cost == most[:, None]) & (cost > 0)).sum(axis=1)
-        return most, jnp.where(carry[0] == most, carry[1], 0) + here
+    def fold(self, carry: Carry, tile: Tile) -> Carry:
+        most, hardest = carry
+        cost = _hinge(self.margin, tile)
+        here = cost.max(axis=1)
+        level = cost == here[:, None]
+        number = jnp.where(level, tile.numbers, jnp.iinfo(jnp.int32).max).min(axis=1)
+        first = (here > most) | ((here == most) & (here > 0) & (number < hardest))
+        return jnp.maximum(most, here), jnp.where(first, number, hardest)
 
     def losses(self, carry: Carry, positive: Row) -> Row:
         return carry[0]
 
-    def slopes(self, carry: Carry, scores: Tile, positive: Row, negative: Mask) -> Tile:
-        cost = _hinge(self.margin, scores, positive, negative)
-        hardest = (cost > 0) & (cost == carry[0][:, None])
-        return jnp.where(hardest, 1 / jnp.maximum(carry[1], 1)[:, None], 0)
+    def slopes(self, carry: Carry, tile: Tile) -> Scores:
+        hardest = tile.negative & (carry[1][:, None] == tile.numbers)
+        return hardest.astype(tile.scores.dtype)
 
     def positive_slopes(self, carry: Carry, positive: Row) -> Row:
-        return -(carry[1] > 0).astype(positive.dtype)
+        return -(carry[1] >= 0).astype(positive.dtype)
 
 
 @dataclass(frozen=True)
@@ -125,14 +128,15 @@ class Sigmoid:
     def start(self, positive: Row) -> Carry:
         return (jax.nn.softplus(-positive),)
 
-    def fold(self, carry: Carry, scores: Tile, positive: Row, negative: Mask) -> Carry:
-        return (carry[0] + jnp.where(negative, jax.nn.softplus(scores), 0).sum(axis=1),)
+    def fold(self, carry: Carry, tile: Tile) -> Carry:
+        costs = jnp.where(tile.negative, jax.nn.softplus(tile.scores), 0)
+        return (carry[0] + costs.sum(axis=1),)
 
     def losses(self, carry: Carry, positive: Row) -> Row:
         return carry[0]
 
-    def slopes(self, carry: Carry, scores: Tile, positive: Row, negative: Mask) -> Tile:
-        return jnp.where(negative, jax.nn.sigmoid(scores), 0)
+    def slopes(self, carry: Carry, tile: Tile) -> Scores:
+        return jnp.where(tile.negative, jax.nn.sigmoid(tile.scores), 0)
 
     def positive_slopes(self, carry: Carry, positive: Row) -> Row:
         return -jax.nn.sigmoid(-positive)
@@ -152,11 +156,31 @@ class PairSums(NamedTuple):
     right: Float[Array, ""]
 
 
+@dataclass(frozen=True)
+class DotProduct(Score):
+    """The dot product of embeddings [B, D], accumulated in float32 (float64 for float64 inputs)."""
+
+    def __call__(self, rows: Float[Array, "r D"], columns: Float[Array, "c D"]) -> Scores:
+        # "highest" keeps float32 inputs float32 on a TPU; for bfloat16 inputs it changes nothing.
+        return jnp.einsum(
+            "id,jd->ij",
+            rows,
+            columns,
+            precision="highest",
+            preferred_element_type=_accumulated(rows, columns),
+        )
+
+    def paired(self, rows: Float[Array, "r D"], columns: Float[Array, "r D"]) -> Row:
+        dtype = _accumulated(rows, columns)
+        return (rows.astype(dtype) * columns.astype(dtype)).sum(axis=-1)
+
+
 def pair_term(
-    rows: Float[Array, "B D"],
-    columns: Float[Array, "B D"],
+    rows: Tree,
+    columns: Tree,
     *,
     loss: Reduction,
+    score: Score = DotProduct(),
     scale: Float[Array, ""] | float = 1.0,
     bias: Float[Array, ""] | float = 0.0,
     keys: Int[Array, "B K"] | None = None,
@@ -166,35 +190,37 @@ def pair_term(
     """The loss of every example against the global batch, summed.
 
     An example's loss is the loss of its row plus the loss of its column. Scores are
-    `scale * rows @ columns.T + bias`, accumulated in float32 for inputs of any float type (float64
-    under x64).
+    `scale * score(rows, columns) + bias`.
 
     Args:
-      rows, columns: embeddings of the two towers; row i's positive is column i.
+      rows, columns: what `score` reads of the two sides, trees of arrays [B, ...]; for the dot
+        product embeddings [B, D] of any float type. Row i's positive is column i.
       loss: SoftmaxCE, SumHinge, HardestHinge or Sigmoid.
       scale: factor on the scores, > 0; 1 / temperature.
       bias: added to them; only Sigmoid depends on it.
       keys: ids per example (photo, label set, ...). A pair i != j with the same id >= 0 in the
         same column of `keys` is no negative. An id below 0 means "has none" and equals nothing.
-      weights: 1 for examples, 0 for padding, which is neither row nor column and weighs nothing,
-        whatever its embeddings hold (NaN included).
-      tile: rows and columns of the scores that exist at a time, on each device.
+      weights: of the examples' losses, >= 0. 0 is padding, which is neither row nor column and
+        weighs nothing, whatever its arrays hold (NaN included).
+      tile: rows and columns of the scores that exist at a time, on each device; the fewer, the
+        more a single score needs.
 
     An example without any negative (batch of one, all keys equal) has loss 0 and gradient 0, but
-    for Sigmoid, which judges the positive too; an all-padding batch gives zeros. A NaN in the
-    embedding of a real example makes the total NaN, and no example with that negative right.
+    for Sigmoid, which judges the positive too; an all-padding batch gives zeros. A NaN in a real
+    example makes the total NaN, and no example with that negative right.
     """
-    real = jnp.ones(rows.shape[0], bool) if weights is None else weights > 0
+    B = jax.tree.leaves(rows)[0].shape[0]
+    real = jnp.ones(B, bool) if weights is None else weights > 0
     # Not only masked later: 0 * NaN in the backward product would reach real rows.
-    rows, columns = (jnp.where(real[:, None], x, 0) for x in (rows, columns))
+    rows, columns = _where_real(real, rows), _where_real(real, columns)
     if keys is None:
-        keys = jnp.zeros((rows.shape[0], 0), jnp.int32)
-    dtype = jnp.promote_types(jnp.result_type(rows, columns), jnp.float32)
+        keys = jnp.zeros((B, 0), jnp.int32)
+    dtype = _accumulated(rows, columns)
     # One value per row, so that the sum of their gradients is made outside of the ring.
     scales, biases = (jnp.broadcast_to(jnp.asarray(x, dtype), real.shape) for x in (scale, bias))
-    pairs = Pairs(Counted(loss), _scores, _own_scores, tile)
+    pairs = Pairs(Counted(loss), Scaled(score), tile)
     losses, carry = pairs(
-        {"x": rows, "scale": scales, "bias": biases}, {"x": columns}, {"real": real, "keys": keys}
+        {"x": rows, "scale": scales, "bias": biases}, columns, {"real": real, "keys": keys}
     )  # [B]
     weights = real.astype(dtype) if weights is None else weights.astype(dtype)
     beaten, ties = carry[-2:]
@@ -222,39 +248,55 @@ class Counted:
             jnp.zeros_like(positive),
         )
 
-    def fold(self, carry: Carry, scores: Tile, positive: Row, negative: Mask) -> Carry:
+    def fold(self, carry: Carry, tile: Tile) -> Carry:
         *kept, beaten, ties = carry
-        own = positive[:, None]
+        own = tile.positive[:, None]
+        # The two may be sums in another order: up to rounding, the same is level.
+        level = 32 * jnp.finfo(own.dtype).eps * jnp.abs(own)
         # "not <=" and not ">": a NaN must never look like a win.
-        beaten += (negative & ~(scores <= own)).sum(axis=1)
-        ties += (negative & (scores == own)).sum(axis=1)
-        return (*self.loss.fold(tuple(kept), scores, positive, negative), beaten, ties)
+        beaten += (tile.negative & ~(tile.scores <= own + level)).sum(axis=1)
+        ties += (tile.negative & (jnp.abs(tile.scores - own) <= level)).sum(axis=1)
+        return (*self.loss.fold(tuple(kept), tile), beaten, ties)
 
     def losses(self, carry: Carry, positive: Row) -> Row:
         return self.loss.losses(carry[:-2], positive)
 
-    def slopes(self, carry: Carry, scores: Tile, positive: Row, negative: Mask) -> Tile:
-        return self.loss.slopes(carry[:-2], scores, positive, negative)
+    def slopes(self, carry: Carry, tile: Tile) -> Scores:
+        return self.loss.slopes(carry[:-2], tile)
 
     def positive_slopes(self, carry: Carry, positive: Row) -> Row:
         return self.loss.positive_slopes(carry[:-2], positive)
 
 
-def _hinge(margin: float, scores: Tile, positive: Row, negative: Mask) -> Tile:
-    return jnp.where(negative, jax.nn.relu(margin - positive[:, None] + scores), 0)
+@dataclass(frozen=True)
+class Scaled(Score):
+    """`scale * score + bias`, of rows {"x": what the score reads, "scale": [r], "bias": [r]}."""
+
+    score: Score
+
+    def __call__(self, rows: Tree, columns: Tree) -> Scores:
+        found = self.score(rows["x"], columns)
+        return rows["scale"][:, None] * found + rows["bias"][:, None]
+
+    def paired(self, rows: Tree, columns: Tree) -> Row:
+        return rows["scale"] * self.score.paired(rows["x"], columns) + rows["bias"]
 
 
-def _scores(rows: Any, columns: Any) -> Float[Array, "r c"]:
-    """A tile of the scores."""
-    x, y = rows["x"], columns["x"]
-    dtype = jnp.promote_types(jnp.result_type(x, y), jnp.float32)
-    # "highest" keeps float32 inputs float32 on a TPU; for bfloat16 inputs it changes nothing.
-    found = jnp.einsum("id,jd->ij", x, y, precision="highest", preferred_element_type=dtype)
-    return rows["scale"][:, None] * found + rows["bias"][:, None]
+def _hinge(margin: float, tile: Tile) -> Scores:
+    costs = jax.nn.relu(margin - tile.positive[:, None] + tile.scores)
+    return jnp.where(tile.negative, costs, 0)
 
 
-def _own_scores(rows: Any, columns: Any) -> Float[Array, " r"]:
-    """The diagonal: each row with its own column."""
-    x, y = rows["x"], columns["x"]
-    dtype = jnp.promote_types(jnp.result_type(x, y), jnp.float32)
-    return rows["scale"] * (x.astype(dtype) * y.astype(dtype)).sum(axis=-1) + rows["bias"]
+def _accumulated(*trees: Tree) -> jnp.dtype:
+    """The type that scores are summed in: float32, or float64 where an array is."""
+    types = [x.dtype for x in jax.tree.leaves(trees) if jnp.issubdtype(x.dtype, jnp.floating)]
+    return jnp.result_type(jnp.float32, *types)
+
+
+def _where_real(real: Bool[Array, " B"], tree: Tree) -> Tree:
+    """Padding's arrays all zeros and False."""
+
+    def one(x: Array) -> Array:
+        return jnp.where(real.reshape(-1, *[1] * (x.ndim - 1)), x, jnp.zeros((), x.dtype))
+
+    return jax.tree.map(one, tree)

@@ -66,7 +66,8 @@ class Transformer(Stack):
     `mask` is [B, L], True at real tokens, which every token sees; or [B, L, M], True where token
     l sees token m (causal, or several texts packed into one row). What comes out at padding is
     undefined. `segments` says which of the config's segments a token belongs to (all 0 when None),
-    `positions` where it stands in its text (0, 1, 2, ... when None; packed texts begin at 0 each).
+    `positions` where it stands in its text (0, 1, 2, ... when None; packed texts begin at 0 each;
+    relative ones need none, since distances within a text are the same wherever it begins).
     A decoder also sees `memory`, where `memory_mask` is True. With `train=True` dropout is on and
     needs the rng "dropout". Raises ValueError when L is beyond the positions there are; a value
     of `positions` that is gives NaN.

@@ -4,36 +4,56 @@ Each device keeps its rows while the other devices' columns pass by on a ring ov
 axes, with what has been reduced for them so far; so both directions come from one pass. Within a
 device the scores are made in tiles. The backward pass makes the tiles again: between the passes
 only one value or two per row and column are kept. What is reduced, a `Reduction` says; how a score
-is made, a function over trees: a dot product, or attention between regions and words.
+is made, a `Score` over trees: a dot product, or attention between regions and words.
+
+A device sends B D (2 s + 4) bytes over the interconnect, however many there are: the columns of
+the batch's B examples, D values of s bytes each, forward and again backward, and backward their
+gradients in float32; beside these a few numbers per example.
 """
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import PartitionSpec
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.parallel import rules
 
 Tree = Any
 Row = Float[Array, " r"]  # a value per row of a tile
-Tile = Float[Array, "r c"]
-Mask = Bool[Array, "r c"]
+Scores = Float[Array, "r c"]
 Carry = tuple[Array, ...]
+
+
+class Tile(NamedTuple):
+    """Some rows against some columns.
+
+    scores: of every row against every column.
+    positive: score of each row with its own column, wherever that is.
+    negative: which of the pairs count.
+    numbers: of the columns in the global batch.
+    """
+
+    scores: Scores
+    positive: Row
+    negative: Bool[Array, "r c"]
+    numbers: Int[Array, " c"]
 
 
 class Reduction(Protocol):
     """Folds the scores of a row against its negatives, tile by tile, into one loss per row.
 
-    Columns are folded by the same methods on the transposed tile. All arrays but the carry's are
-    float; `negative` says which pairs of a tile count.
+    Columns are folded by the same methods on the transposed tile. `slopes` sees the scores made
+    again, in another part of the compiled program: they may differ from those of `fold` in the last
+    bits.
 
     Attributes:
       both: whether columns are folded too.
@@ -44,17 +64,39 @@ class Reduction(Protocol):
     def start(self, positive: Row) -> Carry:
         """Before any negative; arrays [r]."""
 
-    def fold(self, carry: Carry, scores: Tile, positive: Row, negative: Mask) -> Carry:
+    def fold(self, carry: Carry, tile: Tile) -> Carry:
         """With the tile's negatives."""
 
     def losses(self, carry: Carry, positive: Row) -> Row:
         """After all of them."""
 
-    def slopes(self, carry: Carry, scores: Tile, positive: Row, negative: Mask) -> Tile:
+    def slopes(self, carry: Carry, tile: Tile) -> Scores:
         """Derivative of the final `losses` by each score of the tile."""
 
     def positive_slopes(self, carry: Carry, positive: Row) -> Row:
         """Derivative of the final `losses` by the positive score."""
+
+
+class Score(abc.ABC):
+    """How well rows fit columns: trees of arrays whose first axis numbers them.
+
+    Gradients flow to the floating leaves; others (masks, lengths) only inform. Hashable, so that
+    it can be static under `jit`: what is learned comes in with the rows, a value for each. Rows
+    and columns that stand for no example are all zeros and False: the score must be finite there,
+    and so must its derivatives.
+    """
+
+    @abc.abstractmethod
+    def __call__(self, rows: Tree, columns: Tree) -> Scores:
+        """Every row against every column, float32 or wider."""
+
+    def paired(self, rows: Tree, columns: Tree) -> Row:
+        """Row i against column i; trees of equal length."""
+
+        def one(row: Tree, column: Tree) -> Float[Array, ""]:
+            return self(*(jax.tree.map(lambda x: x[None], tree) for tree in (row, column)))[0, 0]
+
+        return jax.vmap(one)(rows, columns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,14 +104,11 @@ class Pairs:
     """How a global batch of pairs is reduced; hashable, so that it can be static under `jit`.
 
     Attributes:
-      score: (rows, columns) -> float [r, c], for trees with leading axes r and c.
-      paired: (rows, columns) -> float [r]: row i against column i; trees of equal length.
       tile: rows and columns of a tile.
     """
 
     reduction: Reduction
-    score: Callable[[Tree, Tree], Float[Array, "r c"]]
-    paired: Callable[[Tree, Tree], Float[Array, " r"]]
+    score: Score
     tile: tuple[int, int] = (256, 256)
 
     def __call__(self, rows: Tree, columns: Tree, marks: Tree) -> tuple[Float[Array, " B"], Carry]:
@@ -80,10 +119,10 @@ class Pairs:
           marks: {"real": bool [B], "keys": int [B, K]}: pairs of real examples that share no key
             >= 0 are negatives of each other. No gradient.
 
-        Gradients flow through the losses to `rows` and `columns`.
+        Gradients flow through the losses to the floating leaves of `rows` and `columns`.
         """
         B = marks["real"].shape[0]
-        marks = {**marks, "index": jnp.arange(B)}
+        marks = {**marks, "index": jnp.arange(B, dtype=jnp.int32)}
         mesh, axes = jax.sharding.get_abstract_mesh(), _axes()
         n = int(np.prod([mesh.shape[a] for a in axes])) if axes else 1
         if n == 1 or B % n:
@@ -118,7 +157,7 @@ def _forward(
     pairs: Pairs, axes: Sequence[str], n: int, rows: Tree, columns: Tree, marks: Tree
 ) -> tuple[tuple[Array, Carry], Any]:
     reduction, (r, c) = pairs.reduction, pairs.tile
-    positive = pairs.paired(rows, columns)
+    positive = pairs.score.paired(rows, columns)
     mine = _cut({"x": rows, "positive": positive, **marks}, r)
     theirs = _cut({"x": columns, "positive": positive, **marks}, c)
     row_carry = _map_tiles(reduction.start, mine["positive"])
@@ -134,10 +173,11 @@ def _forward(
                 row, row_carry = tile
                 scores = pairs.score(row["x"], column["x"])
                 negative = _negative(row, column)
-                row_carry = reduction.fold(row_carry, scores, row["positive"], negative)
+                seen = Tile(scores, row["positive"], negative, column["index"])
+                row_carry = reduction.fold(row_carry, seen)
                 if reduction.both:
-                    turned = (scores.T, column["positive"], negative.T)
-                    carry = reduction.fold(carry, *turned)
+                    turned = Tile(scores.T, column["positive"], negative.T, row["index"])
+                    carry = reduction.fold(carry, turned)
                 return carry, row_carry
 
             carry, row_carry = jax.lax.scan(over_rows, carry, (mine, row_carry))
@@ -177,14 +217,13 @@ def _backward(pairs: Pairs, axes: Sequence[str], n: int, saved: Any, cotangents:
                 row, to_row = tile
                 scores, back = jax.vjp(pairs.score, row["x"], column["x"])
                 negative = _negative(row, column)
-                by = row["by"][:, None] * reduction.slopes(
-                    row["carry"], scores, row["positive"], negative
-                )
+                seen = Tile(scores, row["positive"], negative, column["index"])
+                by = row["by"][:, None] * reduction.slopes(row["carry"], seen)
                 if reduction.both:
-                    turned = (scores.T, column["positive"], negative.T)
-                    by += column["by"][None, :] * reduction.slopes(column["carry"], *turned).T
+                    turned = Tile(scores.T, column["positive"], negative.T, row["index"])
+                    by += column["by"][None, :] * reduction.slopes(column["carry"], turned).T
                 dx, dy = back(by.astype(scores.dtype))
-                return _plus(to_column, dy), _plus(to_row, dx)
+                return _plus(to_column, floating(dy)), _plus(to_row, floating(dx))
 
             to_column, to_rows = jax.lax.scan(over_rows, to_column, (mine, to_rows))
             return to_rows, to_column
@@ -199,12 +238,13 @@ def _backward(pairs: Pairs, axes: Sequence[str], n: int, saved: Any, cotangents:
     by = reduction.positive_slopes(row_carry, positive)
     if reduction.both:
         by += reduction.positive_slopes(column_carry, positive)
-    _, back = jax.vjp(pairs.paired, rows, columns)
+    _, back = jax.vjp(pairs.score.paired, rows, columns)
     dx, dy = back((slope * by).astype(positive.dtype))
     b = positive.shape[0]
-    to_rows, to_columns = _plus(_joined(to_rows, b), dx), _plus(_joined(to_columns, b), dy)
-    like = partial(jax.tree.map, lambda g, x: g.astype(x.dtype))
-    return like(to_rows, rows), like(to_columns, columns), None
+    to_rows = _plus(_joined(to_rows, b), floating(dx))
+    to_columns = _plus(_joined(to_columns, b), floating(dy))
+    like = partial(jax.tree.map, lambda x, g: None if g is None else g.astype(x.dtype))
+    return like(rows, to_rows), like(columns, to_columns), None
 
 
 _local.defvjp(_forward, _backward)
@@ -257,8 +297,14 @@ def _varying(tree: Tree, axes: Sequence[str]) -> Tree:
     return jax.tree.map(lambda x: x + zero.astype(x.dtype), tree)
 
 
+def floating(tree: Tree) -> Tree:
+    """The tree with None at the leaves that have no gradients: masks, lengths, ids."""
+    return jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jnp.floating) else None, tree)
+
+
 def _zeros(tree: Tree) -> Tree:
     """Accumulators of gradients: float32 at least, whatever the inputs are."""
+    tree = floating(tree)
     return jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.promote_types(x.dtype, jnp.float32)), tree)
 
 

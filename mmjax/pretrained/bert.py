@@ -8,21 +8,15 @@ from typing import Any
 
 from mmjax.models import presets
 from mmjax.models.transformer import TransformerConfig
-from mmjax.pretrained.family import (
+from mmjax.pretrained.config_keys import (
     MAX_LAYERS,
-    Entry,
-    Family,
     activation_name,
     activation_of,
-    attention,
-    narrowing,
-    norm,
     number,
-    projection,
     refuse_unless,
     whole,
-    widening,
 )
+from mmjax.pretrained.family import Entry, Family, attention, narrowing, norm, projection, widening
 
 
 def bert_config(config: dict[str, Any]) -> TransformerConfig:

@@ -10,20 +10,15 @@ from mmjax.models import presets
 from mmjax.models.clip import ClipConfig
 from mmjax.models.transformer import TransformerConfig
 from mmjax.models.vision_transformer import VisionTransformerConfig
-from mmjax.pretrained.family import (
+from mmjax.pretrained.config_keys import (
     MAX_LAYERS,
-    Entry,
-    Family,
     activation_name,
     activation_of,
-    attention,
-    narrowing,
-    norm,
     number,
     refuse_unless,
     whole,
-    widening,
 )
+from mmjax.pretrained.family import Entry, Family, attention, narrowing, norm, widening
 from mmjax.pretrained.vit import PATCH
 
 # A config.json leaves out what is as in the first CLIP (ViT-B/32); these are its values.

@@ -7,7 +7,8 @@ from typing import Any
 
 from mmjax.errors import UserError
 from mmjax.models.efficientnet import STEM_WIDTH, TOP_WIDTH, EfficientNetConfig, Stage
-from mmjax.pretrained.family import Entry, Family, number
+from mmjax.pretrained.config_keys import number
+from mmjax.pretrained.family import Entry, Family
 from mmjax.pretrained.limits import MAX_DEPTH, MAX_STAGES, MAX_WIDTH, size, sizes
 
 MAX_KERNEL, MAX_EXPANSION, MAX_COEFFICIENT = 31, 64, 64.0

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from mmjax.errors import UserError
 from mmjax.pretrained.folder import Tensors
 
 Config = TypeVar("Config")
@@ -22,18 +21,6 @@ PARTS, ONE = "parts", "one"
 HEADS_IN = "(heads head_dim) embed -> embed heads head_dim"
 HEADS_BIAS = "(heads head_dim) -> heads head_dim"
 HEADS_OUT = "embed (heads head_dim) -> heads head_dim embed"
-
-# Far beyond any model: a config.json is not to make a program build without end.
-MAX_LAYERS, MAX_SIZE = 1024, 1 << 22
-
-# Names in config.json and here. One function has several names there; the first is written.
-ACTIVATIONS = {
-    "gelu": "gelu",
-    "gelu_new": "gelu_tanh",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "quick_gelu": "quick_gelu",
-    "relu": "relu",
-}
 
 
 @dataclass(frozen=True)
@@ -83,7 +70,7 @@ class Family(Generic[Config]):
     """Attributes:
     kind: class of the models' config.
     config: what a config.json describes.
-    describe: what a config.json says of a model, without what `architectures` it has.
+    describe: what a config.json says of a model.
     entries: where each parameter of a model is found.
     canonical: maps a tensor's name to the form used in `entries`, or None if it is to be ignored
       (buffers that hold no weights).
@@ -132,42 +119,3 @@ def widening(path: str, name: str, *, bias: bool = True) -> list[Entry]:
 def narrowing(path: str, name: str, *, bias: bool = True) -> list[Entry]:
     """A feed-forward layer's projection back to the model's width."""
     return projection(path, name, "embed mlp -> mlp embed", "embed -> embed" if bias else None)
-
-
-def whole(config: dict[str, Any], key: str, high: int = MAX_SIZE) -> int:
-    """The whole number from 1 to `high` under `key`; ValueError for what is none."""
-    value = config[key]
-    if type(value) is not int or not 1 <= value <= high:
-        raise ValueError(f"{key} is {value!r}, where a whole number from 1 to {high} is needed")
-    return value
-
-
-def number(config: dict[str, Any], key: str, low: float = 0, below: float = 1) -> float:
-    """The number under `key`, within these bounds; ValueError for what is none."""
-    value = config[key]
-    if type(value) not in (int, float) or not low <= value < below:
-        raise ValueError(
-            f"{key} is {value!r}, where a number from {low} to below {below} is needed"
-        )
-    return value
-
-
-def activation_of(config: dict[str, Any], key: str) -> str:
-    """Our name of the activation under `key`; UserError for one that is not supported."""
-    if config[key] not in (*ACTIVATIONS,):  # it may be no string
-        raise UserError(
-            f"config.json: {key} is {config[key]!r}; supported: {', '.join(ACTIVATIONS)}."
-        )
-    return ACTIVATIONS[config[key]]
-
-
-def activation_name(activation: str) -> str:
-    """The name of our activation in a config.json."""
-    return {ours: theirs for theirs, ours in reversed(ACTIVATIONS.items())}[activation]
-
-
-def refuse_unless(config: dict[str, Any], **supported: Any) -> None:
-    """UserError when a key is there with another value than the one supported."""
-    for key, only in supported.items():
-        if config.get(key, only) != only:
-            raise UserError(f"config.json: {key} is {config[key]!r}; supported: {only!r}.")

@@ -7,18 +7,15 @@ from typing import Any
 
 from mmjax.models import presets
 from mmjax.models.transformer import TransformerConfig
-from mmjax.pretrained.family import (
+from mmjax.pretrained.config_keys import (
     MAX_LAYERS,
-    Entry,
-    Family,
     activation_name,
     activation_of,
-    norm,
     number,
-    projection,
     refuse_unless,
     whole,
 )
+from mmjax.pretrained.family import Entry, Family, norm, projection
 
 PARTS = ("query", "key", "value")
 

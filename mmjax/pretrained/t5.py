@@ -10,17 +10,8 @@ import numpy as np
 from mmjax.errors import UserError
 from mmjax.models import presets
 from mmjax.models.encoder_decoder import EncoderDecoderConfig
-from mmjax.pretrained.family import (
-    MAX_LAYERS,
-    Entry,
-    Family,
-    attention,
-    narrowing,
-    number,
-    refuse_unless,
-    whole,
-    widening,
-)
+from mmjax.pretrained.config_keys import MAX_LAYERS, number, refuse_unless, whole
+from mmjax.pretrained.family import Entry, Family, attention, narrowing, widening
 from mmjax.pretrained.folder import Tensors
 
 HEAD = "lm_head.weight"

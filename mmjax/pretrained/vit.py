@@ -7,20 +7,15 @@ from typing import Any
 
 from mmjax.models import presets
 from mmjax.models.vision_transformer import VisionTransformerConfig
-from mmjax.pretrained.family import (
+from mmjax.pretrained.config_keys import (
     MAX_LAYERS,
-    Entry,
-    Family,
     activation_name,
     activation_of,
-    attention,
-    narrowing,
-    norm,
     number,
     refuse_unless,
     whole,
-    widening,
 )
+from mmjax.pretrained.family import Entry, Family, attention, narrowing, norm, widening
 
 PATCH = "embed channels_in height width -> height width channels_in embed"
 

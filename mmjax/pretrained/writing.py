@@ -47,7 +47,7 @@ def _describes(family: Family, config: Any) -> bool:
     """Whether who reads the family's description of the model builds the same one."""
     try:
         return family.config(family.describe(config)) == _architecture(config)
-    except (AttributeError, LookupError, UserError):  # a part that the family's models have
+    except (AttributeError, LookupError, ValueError, UserError):  # a part that it lacks
         return False
 
 

@@ -77,7 +77,7 @@ def serve() -> None:
     import tensorflow_datasets  # noqa: F401
 
     import mmjax.main
-    import mmjax.systems
+    import mmjax.network
     import mmjax.tasks.retrieval  # noqa: F401
 
     assert len(os.listdir("/proc/self/task")) == 1, "a fork would lose threads"  # noqa: PTH208

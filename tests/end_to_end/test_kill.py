@@ -119,7 +119,7 @@ WHILE_IT_BEGINS = [
     ("the manifest half written", {"write": ("checkpoints/4/manifest.json", 1, 0.5)}, None),
     (
         "between save and evaluation",
-        {"call": ("mmjax.systems:NetworkSystem._evaluate_state", 2)},
+        {"call": ("mmjax.network:NetworkSystem._evaluate_state", 2)},
         4,
     ),
 ]

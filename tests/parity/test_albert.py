@@ -18,15 +18,18 @@ from tests.parity.oracle import (
     to_torch,
 )
 
-SMALL = AlbertConfig(
-    vocab_size=97,
-    embedding_size=16,
-    hidden_size=32,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    intermediate_size=48,
-    max_position_embeddings=16,
-)
+SIZES = {
+    "vocab_size": 97,
+    "embedding_size": 16,
+    "hidden_size": 32,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 16,
+}
+SMALL = AlbertConfig(**SIZES)
+# Wider tables than layers, and the exact gelu.
+OTHER = AlbertConfig(**SIZES | {"hidden_size": 12, "hidden_act": "gelu", "type_vocab_size": 3})
 
 
 def segments(ids: np.ndarray) -> np.ndarray:
@@ -38,14 +41,15 @@ def hidden(theirs: torch.nn.Module, ids: np.ndarray, mask: np.ndarray) -> np.nda
         return theirs.base_model(*to_torch(ids, mask, segments(ids))).last_hidden_state.numpy()
 
 
-@pytest.mark.parametrize("head", [AlbertModel, AlbertForMaskedLM])
-def test_hidden_states(head, tmp_path):
-    theirs = random_model(head, SMALL, 0, tmp_path)
+@pytest.mark.parametrize(("head", "config"), [(AlbertModel, SMALL), (AlbertForMaskedLM, OTHER)])
+def test_hidden_states(head, config, tmp_path):
+    theirs = random_model(head, config, 0, tmp_path)
     ids, mask = texts(97, 0)
     model, params = load(tmp_path, TransformerConfig, ids, mask)
     actual = apply(model, params, ids, mask, segments(ids))
     np.testing.assert_allclose(actual[mask], hidden(theirs, ids, mask)[mask], atol=1e-5)
-    assert params["layers"]["attention"]["query"]["kernel"].shape == (32, 4, 8)
+    width = config.hidden_size
+    assert params["layers"]["attention"]["query"]["kernel"].shape == (width, 4, width // 4)
 
 
 def test_bfloat16(tmp_path):

@@ -18,6 +18,7 @@ from flax import linen as nn
 from mmjax.data.tokenizers import clip, load_tokenizer
 from mmjax.models.transformer import Transformer
 from mmjax.pretrained import load_folder, load_transformer, transformer_config
+from tests.parity.oracle import assert_exports
 
 # Layers, width, heads, feed-forward, vocabulary, segments.
 SIZES = {"one wide layer": (1, 96, 3, 64, 128, 2), "three layers": (3, 32, 4, 80, 97, 3),
@@ -102,6 +103,16 @@ def test_random_bert_in_bfloat16_stays_within_its_rounding(tmp_path):
     error = np.abs(actual.astype(np.float32) - expected)
     assert error.mean() < 10 * 2**-8 * np.abs(expected).mean()
     assert error.max() > 0
+
+
+def test_a_model_goes_back_into_a_folder_that_transformers_reads(tmp_path):
+    theirs = random_bert(transformers.BertModel, SIZES["three layers"], 4, tmp_path / "theirs")
+    model, params = load(tmp_path / "theirs")
+    again = assert_exports(
+        model, params, "bert", tmp_path / "theirs", tmp_path / "ours", transformers.BertModel
+    )
+    batch = random_batch(theirs.config, 4)
+    np.testing.assert_array_equal(torch_hidden(again, *batch), torch_hidden(theirs, *batch))
 
 
 def test_minilm_hidden_states_of_real_text(minilm_folder):

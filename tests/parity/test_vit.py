@@ -16,14 +16,16 @@ from tests.parity.oracle import (
     random_model,
 )
 
-SMALL = ViTConfig(
-    hidden_size=32,
-    num_hidden_layers=2,
-    num_attention_heads=4,
-    intermediate_size=48,
-    image_size=24,
-    patch_size=8,
-)
+SIZES = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "image_size": 24,
+    "patch_size": 8,
+}
+SMALL = ViTConfig(**SIZES)
+OTHER = ViTConfig(**SIZES | {"patch_size": 4, "hidden_act": "gelu_new", "layer_norm_eps": 1e-2})
 
 
 def pixels(seed: int) -> np.ndarray:
@@ -36,9 +38,11 @@ def hidden(theirs: torch.nn.Module, x: np.ndarray) -> np.ndarray:
         return theirs.base_model(pixel_values=x).last_hidden_state.numpy()
 
 
-@pytest.mark.parametrize("head", [ViTModel, ViTForImageClassification])
-def test_hidden_states(head, tmp_path):
-    theirs = random_model(head, SMALL, 0, tmp_path)
+@pytest.mark.parametrize(
+    ("head", "config"), [(ViTModel, SMALL), (ViTForImageClassification, OTHER)]
+)
+def test_hidden_states(head, config, tmp_path):
+    theirs = random_model(head, config, 0, tmp_path)
     x = pixels(0)
     model, params = load(tmp_path, VisionTransformerConfig, x)
     np.testing.assert_allclose(apply(model, params, x), hidden(theirs, x), atol=1e-5)

@@ -5,9 +5,11 @@ Bytes of a compiled program and operations of its trace are exact, and so they a
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import math
 import os
+import re
 from typing import Any
 
 import jax
@@ -28,6 +30,7 @@ pytestmark = pytest.mark.skipif(
 
 def slice_of(name: str) -> jax.sharding.Mesh:
     os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")  # there is no TPU to ask about itself
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # it takes no chip from others
     devices = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
     shape = (len(devices) // 4, 4, 1)
     axes = ("data", "fsdp", "tensor")
@@ -59,6 +62,40 @@ def traced(mesh: jax.sharding.Mesh, B: int, loss: Any) -> Any:
     )
 
 
+@functools.cache
+def compiled(name: str, B: int, loss: Any) -> Any:
+    mesh = slice_of(name)
+    with jax.set_mesh(mesh):
+        return traced(mesh, B, loss).lower().compile()
+
+
+def permuted_bytes(text: str) -> int:
+    """What a device sends by collective-permutes; those of a loop's body once per trip.
+
+    A permute counts where it starts. The number of trips is the constant that the condition of the
+    loop compares with, the only one it holds.
+    """
+    computations = {
+        found[1]: found[2]
+        for found in re.finditer(r"^(?:ENTRY )?%(\S+) \(.*?\{\n(.*?)^\}", text, re.M | re.S)
+    }
+
+    def sent(name: str) -> int:
+        body = computations[name]
+        total = 0
+        for result in re.findall(r"= (.*?) collective-permute(?:-start)?\(", body):
+            array = re.search(r"(pred|[a-z]+\d+)\[([\d,]*)\]", result)  # what is sent is the first
+            bits = 8 if array[1] == "pred" else int(re.search(r"\d+", array[1])[0])
+            total += bits // 8 * math.prod(int(n) for n in array[2].split(",") if n)
+        for condition, inner in re.findall(r" while\(.*?condition=%(\S+), body=%(\S+?)[,\s]", body):
+            (trips,) = re.findall(r"s32\[\]\S* constant\((\d+)\)", computations[condition])
+            total += int(trips) * sent(inner)
+        return total
+
+    (entry,) = re.findall(r"^ENTRY %(\S+)", text, re.M)
+    return sent(entry)
+
+
 def products(jaxpr: Any) -> int:
     """Floating-point operations of all matrix products; a loop's body counts once per trip."""
     total = 0
@@ -82,9 +119,7 @@ def products(jaxpr: Any) -> int:
 @pytest.mark.parametrize("loss", [SoftmaxCE(), HardestHinge()], ids=lambda x: type(x).__name__)
 def test_a_large_batch_needs_hardly_more_than_its_embeddings(name, B, loss):
     """The dense matrix of scores alone would be 256 MiB on each of 16 chips, in float32."""
-    mesh = slice_of(name)
-    with jax.set_mesh(mesh):
-        memory = traced(mesh, B, loss).lower().compile().memory_analysis()
+    memory = compiled(name, B, loss).memory_analysis()
     assert memory.temp_size_in_bytes < 4 * MIB
     assert memory.peak_memory_in_bytes < 48 * MIB
 
@@ -96,3 +131,14 @@ def test_the_scores_are_made_twice_and_nothing_else_is_added():
         found = products(traced(mesh, B, SoftmaxCE()).jaxpr.jaxpr)
     dense = 3 * 2 * B * B * D / mesh.size
     assert found == pytest.approx(dense * 4 / 3, rel=1e-3)
+
+
+def test_a_device_sends_the_columns_twice_and_their_gradients_once():
+    """The formula of `mmjax.parallel.ring`; what goes with a column is counted number by number."""
+    B, s, K = 32_768, 2, 1
+    found = permuted_bytes(compiled("v5e:4x4", B, SoftmaxCE()).as_text())
+    number, key, real = 4, 4 * K, 1  # all losses need: which example, its ids, whether it is one
+    forward = s * D + number + key + real + 2 * 4  # largest score and sum of exponents so far
+    backward = (s + 4) * D + number + key + real + 3 * 4  # those two, and the loss's slope
+    assert found == B * (forward + backward)
+    assert found == pytest.approx(B * D * (2 * s + 4), rel=0.01)

