@@ -46,8 +46,9 @@ PREFIXES = ("separate", "shared")
 # Of a dialogue every turn is an example; where it is read once, it is one for all of its turns.
 TURNS_PER_DIALOGUE = 8
 
-# Examples that are sorted by length and dealt out to batches: enough for little padding.
-WINDOW = 8192
+# Examples that are sorted by length and dealt out to batches: enough for little padding where
+# dialogues have their whole length, and where long ones are cut.
+WINDOW, SHORT_WINDOW = 8192, 2048
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -134,6 +135,7 @@ def _minilm(arg: SimpleNamespace) -> ConfigDict:
         model=ModelOptions(text="minilm-l6", weights=arg.weights),
         optim=OptimOptions(learning_rate=5e-5, warmup_fraction=0.06),
         batch_size=64,
+        window=SHORT_WINDOW,
         epochs=1.0,
         eval=EvalOptions(every_epochs=0.5, metric="f1", first=False),
     )
@@ -150,6 +152,7 @@ def _demo(arg: SimpleNamespace) -> ConfigDict:
         ),
         optim=OptimOptions(learning_rate=1e-3, warmup_fraction=0.1),
         batch_size=64,
+        window=SHORT_WINDOW,
         epochs=3.0,
         eval=EvalOptions(every_epochs=1.0, metric="f1"),
         observe=ObserveOptions(log_every_steps=20),
@@ -157,11 +160,18 @@ def _demo(arg: SimpleNamespace) -> ConfigDict:
 
 
 def _config(
-    arg: SimpleNamespace, *, batch_size: int, epochs: float, name: str = "", **sections: object
+    arg: SimpleNamespace,
+    *,
+    batch_size: int,
+    epochs: float,
+    name: str = "",
+    window: int = WINDOW,
+    **sections: object,
 ) -> ConfigDict:
     name = name or f"{MODELS[arg.model][0]}-{arg.size.upper() if arg.size == '3b' else arg.size}"
     shared = arg.prefix == "shared"
-    batch_size = max(1, batch_size // TURNS_PER_DIALOGUE) if shared else batch_size
+    rows = TURNS_PER_DIALOGUE if shared else 1
+    batch_size = max(1, batch_size // rows)
     return new_config(
         label=f"{name}, read once" if shared else name,
         system="network",
@@ -169,7 +179,7 @@ def _config(
         data=DataOptions(dataset=arg.dataset),
         train=TrainOptions(
             global_batch_size=batch_size,
-            length_window=max(1, WINDOW // (TURNS_PER_DIALOGUE if shared else 1) // batch_size),
+            length_window=max(1, window // rows // batch_size),
             total_epochs=epochs,
             init_from=arg.init_from or None,
         ),

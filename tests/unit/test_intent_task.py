@@ -40,7 +40,6 @@ from tfds_builders.photochat import release
 
 DOG = Photo("dog", ("Dog",))
 PREFIXES = ("separate", "shared")
-KEY = jax.random.key(0)
 
 
 def talk(*turns, name="d") -> Dialogue:
@@ -326,9 +325,10 @@ def logits_of(prefix, batch):
 def test_the_score_of_a_prefix_is_read_from_cls_through_two_layers(fitted):
     batch = batch_of(task_of(fitted, max_length=64), [CHAT])
     params = params_of("separate")
-    _, state = MODEL.apply(
-        {"params": params}, batch, train=False, capture_intermediates=True, mutable=True
+    inside = jax.jit(
+        functools.partial(MODEL.apply, train=False, capture_intermediates=True, mutable=True)
     )
+    _, state = inside({"params": params}, batch)
     (hidden,) = state["intermediates"]["text_tower"]["__call__"]
     first = np.asarray(hidden)[:, 0].astype(np.float64)  # [CLS]
     for layer, activation in (("hidden", np.tanh), ("head", lambda x: x)):
@@ -390,65 +390,70 @@ def test_an_encoder_with_too_few_positions_is_named(fitted):
         task_of(fitted, max_length=600).module()
 
 
-def small_t5(fitted) -> tuple[IntentTask, TextToText, dict]:
-    """The task in T5's form with a small network, and that with its parameters."""
+@pytest.fixture(scope="module")
+def taught(fitted):
+    """A small network in T5's form that was taught three prefixes.
+
+    (config, variables, the batch of these, what the predictors say of it).
+    """
     task = intent_task(IntentOptions(max_length=64), ModelOptions(text="t5-small"))
     task.load(fitted)
     sizes = {"layers": 1, "width": 16, "heads": 2, "head_dim": 8, "feed_forward": 32}
     network = t5(**sizes, vocab_size=400, dropout=0.0)
     module = TextToText(dataclasses.replace(task.module().config, model=network))
     task.module = lambda: module
-    batch = batch_of(task, [CHAT])
-    params = nn.unbox(jax.jit(module.init, static_argnames="train")(KEY, batch, train=False))
-    return task, module, jax.tree.map(lambda x: 3 * x, params)
-
-
-def test_t5_scores_by_the_first_word_in_which_the_answers_differ_and_decodes_greedily(fitted):
-    task, module, variables = small_t5(fitted)
-    batch = batch_of(task, [CHAT, *random_talks(3)])
-    (zero, one), start = module.config.answers, module.config.start
-    text, network = batch["text"], {"params": variables["params"]["model"]}
-
-    @jax.jit
-    def next_word(written):
-        rows = jnp.tile(jnp.array(written)[None], (len(text["ids"]), 1))
-        model = EncoderDecoder(module.config.model)
-        return model.apply(network, text["ids"], text["mask"], rows, jnp.ones(rows.shape, bool))[
-            :, -1
-        ]
-
-    same = [a for a, b in zip(zero, one, strict=False) if a == b][: len(zero) - 2]
-    log_p = jax.nn.log_softmax(next_word([start, *same]))
-    k = len(same)
-    predictors = task.predictors()
-    found = jax.jit(predictors["share"].fn)(variables, batch)[:, 0]
-    np.testing.assert_allclose(found, log_p[:, one[k]] - log_p[:, zero[k]], atol=1e-4)
-    # Nobody taught it to write "1".
-    assert not jax.jit(predictors["written"].fn)(variables, batch).any()
-
-
-def test_t5_learns_to_write_its_answer(fitted):
-    task, module, variables = small_t5(fitted)
     chats = [talk((0, "hello friend"), (1, "look at this"), (0, "", DOG)), talk((0, "lovely park"))]
     batch = batch_of(task, chats)
-    labels = batch["label"]["ids"][:, 0]
-    assert sorted(labels) == [0, 0, 1]
     tx, objective = optax.adam(2e-2), task.objective()
 
+    def loss(variables):
+        return objective(module.apply(variables, batch, train=False), batch)[0]
+
     @jax.jit
-    def step(variables, state):
-        def loss(variables):
-            return objective(module.apply(variables, batch, train=False), batch)[0]
+    def learn(key):
+        variables = nn.unbox(module.init(key, batch, train=False))
 
-        updates, state = tx.update(jax.grad(loss)(variables), state)
-        return optax.apply_updates(variables, updates), state
+        def step(_, carry):
+            variables, state = carry
+            updates, state = tx.update(jax.grad(loss)(variables), state)
+            return optax.apply_updates(variables, updates), state
 
-    state = tx.init(variables)
-    for _ in range(150):
-        variables, state = step(variables, state)
-    odds, written = (task.predictors()[n].fn(variables, batch)[:, 0] for n in ("share", "written"))
-    np.testing.assert_array_equal(odds > 0, labels == 1)
-    np.testing.assert_array_equal(written, labels == 1)
+        return jax.lax.fori_loop(0, 150, step, (variables, tx.init(variables)))[0]
+
+    variables = learn(jax.random.key(0))
+    found = {
+        name: np.asarray(jax.jit(predictor.fn)(variables, batch))
+        for name, predictor in task.predictors().items()
+    }
+    return module.config, variables, batch, found
+
+
+def test_t5_learns_to_write_its_answer(taught):
+    _, _, batch, found = taught
+    labels = batch["label"]["ids"][:, 0]
+    assert sorted(labels) == [0, 0, 1]
+    np.testing.assert_array_equal(found["share"] > 0, labels[:, None] == 1)
+    np.testing.assert_array_equal(found["written"], labels[:, None] == 1)
+
+
+def test_t5_scores_by_the_first_word_in_which_the_answers_differ(taught):
+    config, variables, batch, found = taught
+    zero, one = config.answers
+    same = next(k for k in range(len(zero)) if zero[k] != one[k])
+    text = batch["text"]
+
+    @jax.jit
+    def whole(params):
+        rows = jnp.tile(jnp.array([config.start, *one[:-1]])[None], (len(text["ids"]), 1))
+        given = (text["ids"], text["mask"], rows, jnp.ones(rows.shape, bool))
+        return jax.nn.log_softmax(EncoderDecoder(config.model).apply({"params": params}, *given))
+
+    log_p = whole(variables["params"]["model"])
+    want = log_p[:, same, one[same]] - log_p[:, same, zero[same]]
+    np.testing.assert_allclose(found["share"][:, 0], want, atol=1e-4)
+    # Written is "1" where each of its words is the likeliest after those before.
+    likeliest = (log_p.argmax(-1) == np.array(one)).all(-1)
+    np.testing.assert_array_equal(found["written"][:, 0], likeliest)
 
 
 def test_a_form_that_t5_does_not_have_is_refused():
