@@ -27,9 +27,19 @@ test: lint pytest
 test-all: SELECT =
 test-all: lint pytest
 
-.PHONY: pytest
+# Two at a time: what runs mmjax in other processes waits more than it computes.
+.PHONY: pytest pytest-runs pytest-library pytest-mesh
 pytest: $(VENV)/.installed-test
-	$(PYTEST) $(SELECT) --ignore=tests/mesh tests
+	@$(MAKE) --no-print-directory -j2 --keep-going --output-sync=target SELECT='$(SELECT)' \
+		pytest-runs pytest-library pytest-mesh
+
+pytest-runs:
+	$(PYTEST) $(SELECT) tests/end_to_end tests/multiprocess
+
+pytest-library:
+	$(PYTEST) $(SELECT) tests/unit tests/parity tests/tpu
+
+pytest-mesh:
 	$(EIGHT_DEVICES) $(PYTEST) $(SELECT) tests/mesh
 
 lint: $(VENV)/.installed-test
