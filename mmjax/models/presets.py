@@ -98,7 +98,7 @@ def gpt2(
     `feed_forward` is 4 x width when None. Raises ValueError when the width does not divide among
     the heads.
     """
-    # "We scale the weights of residual layers at initialization by a factor of 1/sqrt(N)", 2.3.
+    # Section 2.3: what is added to the N residual sums begins smaller by sqrt(N).
     gain = (2 * layers) ** -0.5
     return TransformerConfig(
         vocab_size=vocab_size,

@@ -109,6 +109,46 @@ def test_enlarged_photos_are_as_large_as_they_are_called():
         assert Image.open(io.BytesIO(data)).size == wanted
 
 
+def test_the_search_is_compared_with_exact_ones_that_find_the_same(tmp_path):
+    pytest.importorskip("faiss", reason="see benchmarks/requirements.txt")
+    from benchmarks import topk
+
+    out = tmp_path / "topk.json"
+    topk.main(["--queries=5", "--pool=5000", "--dim=16", "--k=3", "--rounds=2", f"--out={out}"])
+    for case in check(out, rounds=2)["cases"]:
+        assert [x["extra"]["same ids"] for x in case["contenders"].values()] == [1, 1, 1]
+    with pytest.raises(UserError, match="--k=9"):
+        topk.main(["--queries=5", "--pool=8", "--k=9"])
+
+
+@pytest.mark.slow
+def test_a_step_is_compared_part_by_part_with_pytorchs(tmp_path):
+    from benchmarks import train_step
+
+    out = tmp_path / "train_step.json"
+    small = ["--preset=bert-tiny", "--batch_size=2", "--length=8", "--rounds=1", "--repeat=1"]
+    train_step.main([*small, f"--out={out}"])
+    found = check(out, rounds=1)
+    assert len(found["cases"]) == len(train_step.CASES)
+    for case in found["cases"]:
+        assert case["reference"] == "PyTorch" and len(case["contenders"]) == 3
+    with pytest.raises(UserError, match="--preset=none"):
+        train_step.main(["--preset=none"])
+
+
+def test_a_step_of_pytorch_is_a_step_of_the_same_network():
+    from benchmarks import train_step
+    from mmjax.models.presets import PRESETS
+    from mmjax.train_state import abstract_params, count
+
+    config = PRESETS["bert-tiny"]
+    batch = {"ids": np.zeros((2, 8), np.int32), "labels": np.zeros(2, np.int32)}
+    ours = count(abstract_params(train_step.Classifier(config), batch))
+    padding = (config.padded_vocab_size - config.vocab_size) * config.width
+    theirs = sum(p.numel() for p in train_step._TorchClassifier(config, 0.0).parameters())
+    assert ours - padding == theirs
+
+
 SMALL = ("--vocab_size=330", "--batch_size=8", "--rounds=2")
 
 
