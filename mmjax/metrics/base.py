@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
+import jax
 import numpy as np
 
 State = Any  # a tree of numpy arrays; each metric says which
@@ -45,6 +46,14 @@ class Metric(Protocol):
     def compute(self, state: State) -> dict[str, float]:
         """Final figures by name."""
         ...
+
+
+def without_padding(predictions: Any, batch: Mapping[str, Any]) -> Any:
+    """The tree's rows whose `batch["weight"]`, where there is one, is not 0."""
+    if "weight" not in batch:
+        return predictions
+    real = np.asarray(batch["weight"]) > 0
+    return jax.tree.map(lambda x: np.asarray(x)[real], predictions)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from mmjax.metrics.base import ratio
+from mmjax.metrics.base import ratio, without_padding
 
 
 class Decisions(NamedTuple):
@@ -98,10 +98,7 @@ class ClassificationMetric:
     def update(
         self, state: Decisions, predictions: Decisions, batch: Mapping[str, Any]
     ) -> Decisions:
-        if "weight" in batch:
-            real = np.asarray(batch["weight"]) > 0
-            predictions = jax.tree.map(lambda x: np.asarray(x)[real], predictions)
-        return self.merge(state, predictions)
+        return self.merge(state, without_padding(predictions, batch))
 
     def merge(self, a: Decisions, b: Decisions) -> Decisions:
         return jax.tree.map(lambda x, y: np.concatenate([x, y]), a, b)

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import jax
 import numpy as np
 from jaxtyping import Float, Int
 
+from mmjax.metrics.base import without_padding
 from mmjax.parallel.topk import RankCounts, rank_counts, top_k
 
 Ties = Literal["expected", "pessimistic", "argsort_reversed"]
@@ -146,10 +146,7 @@ class RetrievalMetric:
     def update(
         self, state: RankCounts, predictions: RankCounts, batch: Mapping[str, Any]
     ) -> RankCounts:
-        if "weight" in batch:
-            real = np.asarray(batch["weight"]) > 0
-            predictions = jax.tree.map(lambda x: np.asarray(x)[real], predictions)
-        return self.merge(state, predictions)
+        return self.merge(state, without_padding(predictions, batch))
 
     def merge(self, a: RankCounts, b: RankCounts) -> RankCounts:
         return _join([a, b])

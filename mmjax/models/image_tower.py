@@ -76,7 +76,7 @@ class ImageTowerConfig(abc.ABC):
         """The network of this config."""
 
 
-class ImageTower(nn.Module):
+class ImageTower(nn.Module, abc.ABC):
     """Features of images: one vector each, or a grid of them.
 
     Images are normalised RGB values. `present` is True at rows that hold an image; what the others
@@ -109,11 +109,11 @@ class ImageTower(nn.Module):
         x = self.layers(_only_present(images, present).astype(self.config.dtype), train, present)
         return _only_present(x, present)
 
+    @abc.abstractmethod
     def layers(
         self, x: Float[Array, "B H W 3"], train: bool, present: Bool[Array, " B"] | None
     ) -> Float[Array, "B h w D"]:
         """The network itself, which `grid` checks and masks around."""
-        raise NotImplementedError
 
 
 class ConvNorm(nn.Module):

@@ -41,8 +41,7 @@ class StackConfig:
       (Xiong et al. 2020); else the sum is normalised.
     final_norm: the last layer's output is normalised.
     share_layers: all layers are one and the same set of weights (ALBERT).
-    unroll: layers per trip of the loop over layers: 1 compiles fastest, all of them run fastest
-      on a CPU.
+    unroll: layers per trip of the loop over layers; 1 compiles fastest.
     dtype: what is computed in; parameters, softmax and norm are float32.
     """
 

@@ -17,11 +17,10 @@ from mmjax.data.featurize import Ragged, buckets_up_to
 from mmjax.data.schema import Dialogue
 from mmjax.data.sources import Source
 from mmjax.data.splits import Split
-from mmjax.errors import UserError
 from mmjax.evaluators import Predict, TurnEvaluator, turn_rows
 from mmjax.tasks.base import Task
 from mmjax.tasks.intent_examples import PLACES, TOKENS, IntentExamples, IntentOptions, answer
-from mmjax.tasks.towers import open_weights
+from mmjax.tasks.towers import check_vocabulary, fit_tokenizer, open_weights
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +36,7 @@ class ModelOptions:
         there is no `weights` folder.
       dropout: everywhere in the network; None: as the preset.
       dtype: what is computed in.
-      unroll: layers per trip of the loop over layers; 0: all (fastest on a CPU).
+      unroll: layers per trip of the loop over layers; 0: all.
       remat: what the backward pass computes again.
     """
 
@@ -74,26 +73,15 @@ class IntentTask(Task):
         return {**self.__dict__, "_weights": None}
 
     def check_vocabulary(self, folder: epath.PathLike) -> None:
-        if self._weights is None:
-            return
-        theirs = tokenizers.load_tokenizer(os.fspath(folder))
-        if theirs.fingerprint != tokenizers.load_tokenizer(self._weights.path).fingerprint:
-            raise UserError(
-                "config.model.weights and config.train.init_from have different vocabularies: "
-                "leave one of them out, or begin the first stage with the same weights."
-            )
+        check_vocabulary(self._weights, folder)
 
     # Data
 
     def fit(self, source: Source, folder: epath.PathLike) -> None:
         """The tokenizer: the pretrained folder's, or a SentencePiece model of the dialogues."""
-        folder = os.fspath(folder)
-        if self._weights is not None:
-            tokenizers.load_tokenizer(self._weights.path).save(folder)
-        else:
-            dialogues = (source[i] for i in range(len(source)))
-            texts = (turn.text for dialogue in dialogues for turn in dialogue.turns if turn.text)
-            tokenizers.train_tokenizer(texts, self.model.vocab_size, folder)
+        dialogues = (source[i] for i in range(len(source)))
+        texts = (turn.text for dialogue in dialogues for turn in dialogue.turns if turn.text)
+        fit_tokenizer(self._weights, texts, self.model.vocab_size, folder)
         self.load(folder)
 
     def load(self, folder: epath.PathLike) -> None:

@@ -37,7 +37,13 @@ from mmjax.tasks.retrieval_examples import (
     query_text,
     shared_photo,
 )
-from mmjax.tasks.towers import image_tower, open_weights, text_tower
+from mmjax.tasks.towers import (
+    check_vocabulary,
+    fit_tokenizer,
+    image_tower,
+    open_weights,
+    text_tower,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +64,7 @@ class ModelOptions:
         there is no `weights` folder.
       dropout: of the text towers, everywhere in them; None: as the preset.
       dtype: what is computed in.
-      unroll: layers per trip of the loop over layers; 0: all (fastest on a CPU).
+      unroll: layers per trip of the loop over layers; 0: all.
       remat: what the backward pass computes again.
     """
 
@@ -112,14 +118,7 @@ class RetrievalTask(RetrievalText):
         return not self.photos or self.model.batch_norm == "frozen"
 
     def check_vocabulary(self, folder: epath.PathLike) -> None:
-        if self._weights is None:
-            return
-        theirs = tokenizers.load_tokenizer(os.fspath(folder))
-        if theirs.fingerprint != tokenizers.load_tokenizer(self._weights.path).fingerprint:
-            raise UserError(
-                "config.model.weights and config.train.init_from have different vocabularies: "
-                "leave one of them out, or begin the first stage with the same weights."
-            )
+        check_vocabulary(self._weights, folder)
 
     def check_batch(self, size: int) -> None:
         group = self.model.batch_norm_group
@@ -133,13 +132,9 @@ class RetrievalTask(RetrievalText):
 
     def fit(self, source: Source, folder: epath.PathLike) -> None:
         """The tokenizer: the pretrained folder's, or a SentencePiece model of the dialogues."""
-        folder = os.fspath(folder)
-        if self._weights is not None:
-            self._tokenizer = tokenizers.load_tokenizer(self._weights.path)
-            self._tokenizer.save(folder)
-        else:
-            texts = (text for d in _read(source) for text in self._all_texts(d))
-            self._tokenizer = tokenizers.train_tokenizer(texts, self.model.vocab_size, folder)
+        texts = (text for d in _read(source) for text in self._all_texts(d))
+        size = self.model.vocab_size
+        self._tokenizer = fit_tokenizer(self._weights, texts, size, folder)
 
     def load(self, folder: epath.PathLike) -> None:
         self._tokenizer = tokenizers.load_tokenizer(os.fspath(folder))

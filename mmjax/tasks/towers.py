@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import os
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from mmjax.data.tokenizers import Tokenizer
+from etils import epath
+
+from mmjax.data.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
 from mmjax.errors import UserError
 from mmjax.models.encoder_decoder import EncoderDecoderConfig
 from mmjax.models.image_tower import ImageTowerConfig
@@ -22,6 +25,30 @@ FROM_FOLDER = "weights"
 def open_weights(path: str | None) -> PretrainedFolder | None:
     """The folder or hub id, opened; None for None."""
     return None if path is None else load_folder(path)
+
+
+def fit_tokenizer(
+    weights: PretrainedFolder | None, texts: Iterable[str], vocab_size: int, folder: epath.PathLike
+) -> Tokenizer:
+    """Writes to `folder` the weights' tokenizer, or a SentencePiece model of the texts."""
+    folder = os.fspath(folder)
+    if weights is None:
+        return train_tokenizer(texts, vocab_size, folder)
+    tokenizer = load_tokenizer(weights.path)
+    tokenizer.save(folder)
+    return tokenizer
+
+
+def check_vocabulary(weights: PretrainedFolder | None, folder: epath.PathLike) -> None:
+    """Raises UserError where the tokenizer in `folder` is not the weights' one."""
+    if weights is None:
+        return
+    theirs = load_tokenizer(os.fspath(folder))
+    if theirs.fingerprint != load_tokenizer(weights.path).fingerprint:
+        raise UserError(
+            "config.model.weights and config.train.init_from have different vocabularies: "
+            "leave one of them out, or begin the first stage with the same weights."
+        )
 
 
 def text_tower(
