@@ -382,15 +382,12 @@ class NetworkSystem:
             loader = self._eval_loader(split, order, features)
             step = self._predict_steps[name]
             outputs = [
-                distributed.to_host(step(variables, batch))
+                jax.tree.map(distributed.to_host, step(variables, batch))
                 for batch in loader.batches(0, loader.num_batches)
             ]
-            found = np.concatenate(outputs)[: len(order)]
-            result = np.empty_like(found)
             position = np.empty(len(split.index), np.int64)
             position[examples] = np.arange(len(examples))
-            result[position[order]] = found
-            return result
+            return jax.tree.map(lambda *parts: _scattered(parts, position[order]), *outputs)
 
         return predict
 
@@ -457,3 +454,18 @@ class NetworkSystem:
         if (place := self._options["train"].init_from) is not None:
             folders["init_from"] = str(artifact_folder(place))
         return [parent(key, folder) for key, folder in folders.items() if folder]
+
+
+def _scattered(parts: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """The rows of arrays one after another, each put where `rows` says; what is over is dropped.
+
+    Where other axes differ in length (words of a text), the shorter arrays are filled up with 0.
+    """
+    shape = np.max([part.shape[1:] for part in parts], axis=0).astype(int)
+    result = np.zeros((len(rows), *shape), parts[0].dtype)
+    start = 0
+    for part in parts:
+        into = rows[start : start + len(part)]
+        result[(into, *(slice(n) for n in part.shape[1:]))] = part[: len(into)]
+        start += len(part)
+    return result
