@@ -32,7 +32,7 @@ from mmjax.errors import UserError
 from mmjax.evaluators import Evaluation
 from mmjax.observe.metrics_log import MetricsLog
 from mmjax.observe.writers import Writer, make_writers
-from mmjax.optim.build import OptimOptions, build_optimizer, build_schedule
+from mmjax.optim.build import OptimOptions, build_optimizer, build_schedule, in_steps
 from mmjax.optim.trained import make_split
 from mmjax.parallel import distributed, rules
 from mmjax.parallel.mesh import make_mesh
@@ -202,7 +202,10 @@ class NetworkSystem:
             seed=self._config["seed"],
         )
         module = self._task.module()
-        optim, shapes = options["optim"], loader.shapes()
+        shapes = loader.shapes()
+        optim = in_steps(
+            options["optim"], batch_size=batch_size, examples_per_epoch=len(train.index)
+        )
         split = make_split(optim.frozen, optim.frozen_layers, optim.lora)
         tx = build_optimizer(
             optim, schedule.total, train_state.abstract_params(module, shapes, split)

@@ -10,7 +10,7 @@ from mmjax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from mmjax.pretrained.loading import load_transformer
 from mmjax.tasks.retrieval_examples import RetrievalOptions
 from mmjax.tasks.retrieval_model import ModelOptions, RetrievalModel
-from mmjax.tasks.towers import open_weights
+from mmjax.tasks.towers import FROM_FOLDER, open_weights
 
 
 class DualEncoderModel(RetrievalModel):
@@ -31,15 +31,11 @@ class DualEncoderModel(RetrievalModel):
     def module(self, tokenizer: Tokenizer) -> DualEncoder:
         model = self.model
         query = self.text_config(tokenizer)
-        reads = self.options.candidate in ("labels", "both")
-        labels = query if reads else None
-        if reads and not model.shared and (model.labels or self.label_weights):
-            labels = self.text_config(
-                tokenizer,
-                key="labels",
-                preset=model.labels or "weights",
-                weights_key="label_weights",
-                weights=self.label_weights,
+        labels = query if self.reads else None
+        if self.reads and not model.shared and (model.labels or self.label_weights):
+            preset = model.labels or FROM_FOLDER
+            labels = self.transformer(
+                "labels", preset, "label_weights", self.label_weights, tokenizer
             )
         if model.shared and model.labels not in (None, model.text):
             raise UserError(

@@ -14,6 +14,7 @@ from mmjax.config import limited
 from mmjax.data.tokenizers import Tokenizer
 from mmjax.errors import UserError
 from mmjax.models.image_tower import ImageTowerConfig
+from mmjax.models.transformer import TransformerConfig
 from mmjax.parallel.scores import DOT_PRODUCT, Score
 from mmjax.parallel.topk import BLOCK
 from mmjax.pretrained.images import load_image_tower
@@ -92,7 +93,7 @@ class ModelOptions:
     logit_scale: float = limited(1.0, above=0)
     learn_scale: bool = False
     logit_bias: float | None = None
-    scan: ScanOptions = ScanOptions()  # noqa: RUF009 - it is frozen
+    scan: ScanOptions = ScanOptions()
     vocab_size: int = limited(8000, low=1)
     word_dim: int = limited(300, low=1)
     min_count: int = limited(4, low=1)
@@ -141,6 +142,11 @@ class RetrievalModel(abc.ABC):
         """For processes that make examples: they need no weights."""
         closed = {name: None for name in self.__dict__ if name.endswith("weights")}
         return {**self.__dict__, **closed}
+
+    @property
+    def reads(self) -> bool:
+        """Whether a network reads labels."""
+        return self.options.candidate in ("labels", "both")
 
     @property
     def sees(self) -> bool:
@@ -195,21 +201,19 @@ class RetrievalModel(abc.ABC):
                 found[name]["image_tower"] = tree
         return found, reports
 
-    def text_config(
-        self,
-        tokenizer: Tokenizer,
-        *,
-        key: str = "text",
-        preset: str | None = None,
-        weights_key: str = "weights",
-        weights: Any = None,
-    ) -> Any:
-        """The transformer that `config.model.<key>` names; the query's by default."""
-        model = self.model
+    def text_config(self, tokenizer: Tokenizer) -> TransformerConfig:
+        """The transformer that `config.model.text` names."""
+        return self.transformer("text", self.model.text, "weights", self.weights, tokenizer)
+
+    def transformer(
+        self, key: str, preset: str, weights_key: str, weights: Any, tokenizer: Tokenizer
+    ) -> TransformerConfig:
+        """The one that `config.model.<key>` names, long enough for the task; see `text_tower`."""
+        model, options = self.model, self.options
         tower = text_tower(
             key,
-            preset or model.text,
-            weights or self.weights,
+            preset,
+            weights,
             tokenizer,
             weights_key=weights_key,
             dropout=model.dropout,
@@ -217,9 +221,7 @@ class RetrievalModel(abc.ABC):
             unroll=model.unroll,
             remat=model.remat,
         )
-        longest = self.options.query_max_length
-        if "labels" in (key, self.options.candidate) or self.options.candidate == "both":
-            longest = max(longest, self.options.label_max_length)
+        longest = max(options.query_max_length, options.label_max_length if self.reads else 0)
         if longest > tower.position.max_positions:
             raise UserError(
                 f"config.task asks for {longest} tokens, but the encoder has "
