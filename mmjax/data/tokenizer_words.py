@@ -19,12 +19,21 @@ from mmjax.errors import UserError
 
 PAD, START, END, UNK = "<pad>", "<start>", "<end>", "<unk>"  # their numbers are 0 to 3
 
-# Endings: "do" "n't", "it" "'s". Words with what joins their parts: "10:30", "t-shirt", "o'clock".
-# Anything else character by character, but for dots and dashes in a row.
-_ENDING = r"(?:n't|'(?:s|m|d|ll|re|ve))(?![\p{L}\p{N}])"
+# Endings: "do" "n't", "it" "'s"; and two words in one: "wan" "na". Words with what joins their
+# parts: "10:30", "t-shirt", "o'clock". Anything else character by character, but for dots and
+# dashes in a row.
+_END = r"(?![\p{L}\p{N}])"
+_ENDING = rf"(?:n't|'(?:s|m|d|ll|re|ve)){_END}"
+_TWO = "|".join(
+    rf"{first}(?={second}{_END})"
+    for first, second in (
+        *(("can", "not"), ("gim", "me"), ("gon", "na")),
+        *(("got", "ta"), ("lem", "me"), ("wan", "na")),
+    )
+)
 _LETTER = r"[\p{L}\p{M}\p{N}_]"
 _WORD = rf"{_LETTER}(?:(?!{_ENDING})(?:{_LETTER}|[.,:](?=\p{{N}})|[-/'](?=[\p{{L}}\p{{N}}])))*"
-WORDS = rf"{_ENDING}|{_WORD}|\.\.+|--+|[^\s]"
+WORDS = rf"{_ENDING}|{_TWO}|{_WORD}|\.\.+|--+|[^\s]"
 
 
 def word_vocabulary(texts: Iterable[str], min_count: int) -> dict[str, bytes]:

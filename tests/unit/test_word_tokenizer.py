@@ -12,7 +12,8 @@ from mmjax.errors import UserError
 CASES = {
     "Don't you think it's FINE?": "do n't you think it 's fine ?",
     "we'll go, they've gone; I'd stay": "we 'll go , they 've gone ; i 'd stay",
-    "I can’t wait": "i ca n't wait",
+    "I can’t wait, I cannot": "i ca n't wait , i can not",
+    "gonna go to the gotham wannabe": "gon na go to the gotham wannabe",
     "at 10:30, $1,000.50 or 3.5%": "at 10:30 , $ 1,000.50 or 3.5 %",
     "my T-shirt, size 36/38 (new)": "my t-shirt , size 36/38 ( new )",
     "5 o'clock... nice!!": "5 o'clock ... nice ! !",
