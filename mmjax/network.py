@@ -428,10 +428,16 @@ class NetworkSystem:
     def _sources(self) -> dict[str, Source]:
         return {}
 
+    @functools.cached_property
+    def _records(self) -> dict[str, Source]:
+        """As the dataset has them, without what the task reads beside them."""
+        return {}
+
     def _open_source(self, name: str) -> Source:
         if name not in self._sources:  # once: finding and listing photos takes its time
             data = self._options["data"]
-            self._sources[name] = open_source(data, name, photos=self._task.photos)
+            self._records[name] = open_source(data, name, photos=self._task.photos)
+            self._sources[name] = self._task.read_with(self._records[name], name)
         return self._sources[name]
 
     def _split(self, name: str) -> Split:
@@ -442,7 +448,7 @@ class NetworkSystem:
 
     def _dataset(self, sizes: Mapping[str, int]) -> dict[str, Any]:
         """What `mmjax.report` must know of it; `sizes`: of the splits that were judged."""
-        source = self._split("train").source
+        source = self._records["train"]
         sizes = {name: len(split.index) for name, split in sorted(self._splits.items())} | sizes
         return {
             "name": source.name.rpartition(":")[0],
@@ -454,6 +460,6 @@ class NetworkSystem:
         model = self._options["model"]
         keys = ("weights", "label_weights", "image_weights")
         folders = {key: getattr(model, key, None) for key in keys}
-        if (place := self._options["train"].init_from) is not None:
-            folders["init_from"] = str(artifact_folder(place))
+        runs = {"init_from": self._options["train"].init_from, **self._task.inputs}
+        folders |= {key: str(artifact_folder(place)) for key, place in runs.items() if place}
         return [parent(key, folder) for key, folder in folders.items() if folder]

@@ -64,11 +64,34 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Proposal:
+    """What another system answered where a photo was shared; see `mmjax.data.candidates`.
+
+    Attributes:
+      photos: best first, no two with the same labels; there is at least one.
+      scores: of each, falling.
+      alike: of each, how many photos among all candidates have its labels.
+      above, equal: how many of all candidates scored higher than the shared photo, and the same.
+    """
+
+    photos: tuple[Photo, ...]
+    scores: tuple[float, ...]
+    alike: tuple[int, ...]
+    above: int
+    equal: int
+
+
+@dataclass(frozen=True, slots=True)
 class Dialogue:
-    """Turns in the order in which they were said."""
+    """Turns in the order in which they were said.
+
+    `proposals` has one for each shared photo, in their order, where a source adds them (None where
+    nothing was proposed); they are not on disk.
+    """
 
     id: str
     turns: tuple[Turn, ...]
+    proposals: tuple[Proposal | None, ...] = ()
 
 
 def to_record(dialogue: Dialogue) -> dict[str, Any]:

@@ -46,9 +46,18 @@ class Task(Featurizer, Protocol):
     photos = False
 
     @property
+    def inputs(self) -> Mapping[str, str]:
+        """The runs ("run://DIR") whose answers it reads, by option."""
+        return {}
+
+    @property
     def independent(self) -> bool:
         """Whether the model's outputs for an example depend on that example alone."""
         return True
+
+    def read_with(self, source: Source, split: str) -> Source:
+        """The records of a split with what the task reads beside them (another run's answers)."""
+        return source
 
     def fit(self, source: Source, folder: Any) -> None:
         """Makes what is fitted on training data (vocabularies, ...) and writes it to `folder`."""

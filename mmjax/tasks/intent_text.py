@@ -18,7 +18,8 @@ from mmjax.models.text_to_text import TextToText, TextToTextConfig
 from mmjax.pretrained.loading import load_transformer
 from mmjax.tasks.base import Predictor
 from mmjax.tasks.intent_examples import ANSWERS, IntentOptions, IntentTexts
-from mmjax.tasks.intent_task import IntentTask, ModelOptions
+from mmjax.tasks.intent_task import IntentTask
+from mmjax.tasks.text_classifier import ModelOptions
 from mmjax.tasks.towers import encoder_decoder
 
 

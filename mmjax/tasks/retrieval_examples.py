@@ -7,6 +7,7 @@ before; a candidate is a photo, known by the text of its object labels, by its p
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -24,6 +25,8 @@ from mmjax.metrics.retrieval import RankCounts, Ranking, recall_at_k
 from mmjax.observe.page import thumbnail, write_page
 from mmjax.observe.sheet import contact_sheet
 
+Query = Literal["sharer", "both", "marked"]
+
 
 @dataclasses.dataclass(frozen=True)
 class RetrievalOptions:
@@ -33,7 +36,7 @@ class RetrievalOptions:
       candidate: what is seen of a photo: the text of its labels (DE_label), its pixels (DE_img), or
         both (DE).
       query: whose turns before the share make the query, joined by a space: the sharer's (as in
-        the paper), or both speakers'.
+        the paper), or both speakers'; "marked": both, each said to be whose.
       query_max_length, label_max_length: tokens, with [CLS] and [SEP].
       keep: which end of a query that is too long is kept.
       label_separator: between the labels of a photo.
@@ -49,7 +52,7 @@ class RetrievalOptions:
     """
 
     candidate: Literal["labels", "pixels", "both"] = "labels"
-    query: Literal["sharer", "both"] = "sharer"
+    query: Query = "sharer"
     query_max_length: int = limited(128, low=3)
     label_max_length: int = limited(128, low=3)
     keep: Literal["end", "start"] = "end"
@@ -68,21 +71,32 @@ def shared_photo(dialogue: Dialogue, sub: int) -> tuple[int, Photo]:
     return shares[sub]
 
 
-def asking_turns(dialogue: Dialogue, sub: int, speakers: Literal["sharer", "both"]) -> list[int]:
+def asking_turns(dialogue: Dialogue, sub: int, speakers: Query) -> list[int]:
     """Positions of the turns before the share that make the query."""
     position, _ = shared_photo(dialogue, sub)
     sharer = dialogue.turns[position].speaker
     return [
         i
         for i, turn in enumerate(dialogue.turns[:position])
-        if turn.text.strip() and (speakers == "both" or turn.speaker == sharer)
+        if turn.text.strip() and (speakers != "sharer" or turn.speaker == sharer)
     ]
 
 
-def query_text(dialogue: Dialogue, sub: int, speakers: Literal["sharer", "both"]) -> str:
-    """What was said before the share, by the sharer or by both, joined by a space."""
-    asking = asking_turns(dialogue, sub, speakers)
-    return " ".join(dialogue.turns[i].text.strip() for i in asking)
+def query_text(dialogue: Dialogue, sub: int, speakers: Query) -> str:
+    """What was said before the share, by the sharer or by both, joined by a space.
+
+    Marked, the sharer's turns are "me: ..." and the others' "you: ...", once where one of them goes
+    on: words, which every tokenizer and every pretrained encoder knows.
+    """
+    turns = [dialogue.turns[i] for i in asking_turns(dialogue, sub, speakers)]
+    if speakers != "marked":
+        return " ".join(turn.text.strip() for turn in turns)
+    sharer = dialogue.turns[shared_photo(dialogue, sub)[0]].speaker
+    said = itertools.groupby(turns, key=lambda turn: turn.speaker == sharer)
+    return " ".join(
+        " ".join(["me:" if own else "you:", *(turn.text.strip() for turn in group)])
+        for own, group in said
+    )
 
 
 class RetrievalText:
