@@ -117,7 +117,7 @@ class DataOptions:
 
     Attributes:
       dataset: name of a builder, "photochat", "photochat/demo", "dialogue_folder",
-        "photo_folder", "photo_folder/fold-1-of-5".
+        "photo_folder", "photo_folder/fold-1-of-5", "coco_captions", "coco_captions/restval".
       data_dir: where prepared datasets and indexes are kept.
       manual_dir: folder with the dataset's original files; None: the builder looks in
         $MMJAX_DATA_DIR and then downloads.

@@ -35,6 +35,7 @@ DATASETS = {
     "photochat": "tfds_builders.photochat.photochat_dataset_builder",
     "dialogue_folder": "tfds_builders.dialogue_folder.dialogue_folder_dataset_builder",
     "photo_folder": "tfds_builders.photo_folder.photo_folder_dataset_builder",
+    "coco_captions": "tfds_builders.coco_captions.coco_captions_dataset_builder",
 }
 
 _LOOKED_AT = 1000  # photos, to see whether features have ids as the dataset's
