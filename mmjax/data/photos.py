@@ -14,7 +14,7 @@ import hashlib
 import io
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from etils import epath
@@ -26,6 +26,8 @@ from mmjax.data.schema import PhotoFile
 from mmjax.errors import UserError
 
 SPLIT = "photos"
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,8 +42,13 @@ class StoredPhoto:
         return self.records[self.row]["data"]
 
 
-class PhotoSet(Mapping[str, PhotoFile]):
-    """id -> where its pixels are. `fingerprint` stands for the content of all photos."""
+class StoredSet(Mapping[str, T]):
+    """id -> where what is stored of a photo is. `fingerprint` stands for the content of all.
+
+    A kind of content says in which split of records it is, and what an entry is.
+    """
+
+    split: ClassVar[str]
 
     def __init__(self, folder: Any, cache_dir: Any, pixels: str = "real"):
         """
@@ -50,11 +57,11 @@ class PhotoSet(Mapping[str, PhotoFile]):
           cache_dir: where the table of ids and digests is kept; it is made by one pass.
           pixels: "real", "blank" or "shuffled".
         """
-        self._records, self._blank = Records(folder, SPLIT), pixels == "blank"
+        self._records, self._blank = Records(folder, self.split), pixels == "blank"
         content = self._records.fingerprint
         self.fingerprint = content if pixels == "real" else f"{content}-{pixels}"
         path = epath.Path(os.fspath(cache_dir)).expanduser() / "index"
-        path /= f"photos-{content[:24]}.npz"
+        path /= f"{self.split}-{content[:24]}.npz"
         table = read_arrays(path)
         if table is None:
             table = self._read_all()
@@ -64,11 +71,19 @@ class PhotoSet(Mapping[str, PhotoFile]):
         rows = shuffled_rows(self._digests) if pixels == "shuffled" else range(len(ids))
         self._rows = {name: int(row) for name, row in zip(ids, rows, strict=True)}
 
-    def __getitem__(self, name: str) -> PhotoFile:
+    def __getitem__(self, name: str) -> T:
         row = self._rows[name]
         if self._blank:
-            return BLANK
-        return StoredPhoto(self._records, row, self._digests[row].tobytes().hex())
+            return self.blank()
+        return self.stored(self._records, row, self._digests[row].tobytes().hex())
+
+    def stored(self, records: Records, row: int, digest: str) -> T:
+        """The entry of a record."""
+        raise NotImplementedError
+
+    def blank(self) -> T:
+        """The entry that says nothing."""
+        raise NotImplementedError
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._rows)
@@ -84,6 +99,18 @@ class PhotoSet(Mapping[str, PhotoFile]):
             digest = hashlib.blake2b(record["data"], digest_size=16).digest()
             digests[row] = np.frombuffer(digest, np.uint8)
         return {"ids": np.frombuffer(b"\0".join(names), np.uint8), "digests": digests}
+
+
+class PhotoSet(StoredSet[PhotoFile]):
+    """id -> where its pixels are."""
+
+    split = SPLIT
+
+    def stored(self, records: Records, row: int, digest: str) -> PhotoFile:
+        return StoredPhoto(records, row, digest)
+
+    def blank(self) -> PhotoFile:
+        return BLANK
 
 
 @dataclasses.dataclass(frozen=True)

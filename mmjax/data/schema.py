@@ -29,6 +29,19 @@ class PhotoFile(Protocol):
         """The encoded photo (JPEG, PNG, ...)."""
 
 
+class RegionFile(Protocol):
+    """Where the features of a photo's regions are; cheap to pickle and to hash.
+
+    Attributes:
+      digest: of the features, hexadecimal: equal for photos with equal ones.
+    """
+
+    digest: str
+
+    def read(self) -> Any:
+        """Numbers [regions, width], the surest region first."""
+
+
 @dataclass(frozen=True, slots=True)
 class Box:
     """An annotated object: its top left corner and size, as fractions of the photo's (0 to 1)."""
@@ -44,7 +57,8 @@ class Box:
 class Photo:
     """A shared photo: an id unique in its dataset, the names of what it shows, its address.
 
-    `file` is None where no pixels are at hand: they were not asked for, or cannot be had.
+    `file` is None where no pixels are at hand: they were not asked for, or cannot be had; so is
+    `regions` where there are no features of its regions.
     """
 
     id: str
@@ -52,6 +66,7 @@ class Photo:
     url: str = ""
     boxes: tuple[Box, ...] = ()
     file: PhotoFile | None = field(default=None, compare=False, repr=False)
+    regions: RegionFile | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,12 +128,15 @@ def to_record(dialogue: Dialogue) -> dict[str, Any]:
 
 
 def from_record(
-    record: Mapping[str, Any], photos: Mapping[str, PhotoFile] | None = None
+    record: Mapping[str, Any],
+    photos: Mapping[str, PhotoFile] | None = None,
+    regions: Mapping[str, RegionFile] | None = None,
 ) -> Dialogue:
     """The dialogue in one record as `as_data_source` yields it: bytes, and columns per field.
 
     Args:
       photos: id -> where its pixels are, for those that can be had.
+      regions: id -> where the features of its regions are, likewise.
     """
     boxes = _boxes(record["boxes"])
     shared: dict[int, list[Photo]] = {}
@@ -132,6 +150,7 @@ def from_record(
             url.decode(),
             tuple(boxes.get(number, ())),
             photos.get(name) if photos else None,
+            regions.get(name) if regions else None,
         )
         shared.setdefault(int(k), []).append(photo)
     turns = record["turns"]

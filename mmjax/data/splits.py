@@ -42,6 +42,7 @@ def open_source(options: DataOptions, split: str, *, photos: bool = False) -> So
         max_bad_records=options.max_bad_records,
         photos=photos,
         pixels=options.pixels,
+        regions=options.regions,
     )
 
 
