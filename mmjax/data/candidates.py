@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from mmjax.artifacts import artifact_folder
 from mmjax.data.schema import Dialogue, Photo, Proposal
 from mmjax.data.sources import Source
 from mmjax.errors import UserError
@@ -124,9 +123,9 @@ def candidates_file(place: str, split: str) -> epath.Path:
     Raises:
       UserError: it has none.
     """
-    folder = epath.Path(artifact_folder(place))
+    folder = epath.Path(place.removeprefix("run://")).expanduser()
     if place.startswith("run://"):
-        folder = folder.parent / "predictions"
+        folder /= "predictions"
     file = folder / f"{split}.jsonl"
     if not file.exists():
         raise UserError(
