@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import io
 import json
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from PIL import Image
 from benchmarks import document, input_pipeline, seeking, tables
 from benchmarks.timing import alternate, compare
 from mmjax.errors import UserError
+from mmjax.observe.chips import CHIPS
 
 SAID = "we went out where to the park nice dog grass cat tree boat sea sun hello friend"
 
@@ -178,11 +181,11 @@ def test_a_comparison_that_cannot_be_made_is_a_users_error(arguments, reason, mo
 
 
 def small_networks():
-    """One of each kind with a batch, in float32's range of random weights."""
+    """One of each kind, with a batch."""
     from benchmarks.networks import Encoder, TextToText
     from mmjax.models.presets import bert, t5
 
-    sizes = {"layers": 2, "width": 32, "heads": 4, "feed_forward": 48, "vocab_size": 97}
+    sizes = {"layers": 1, "width": 32, "heads": 4, "feed_forward": 48, "vocab_size": 97}
     networks = {
         "encoder": Encoder(bert(**sizes), "bert"),
         "encoder-decoder": TextToText(t5(**sizes, head_dim=6), "t5"),
@@ -300,20 +303,30 @@ INTENT = {
 }
 
 
-def test_a_dialogues_cost_is_told_for_both_forms(conversations, tmp_path):
-    from benchmarks import intent_cost
+def test_a_dialogues_cost_is_told_for_both_forms(conversations, tmp_path, monkeypatch):
+    from benchmarks import intent_cost, training
 
+    stepped = []  # in place of the step, whose compilation is tested elsewhere
+    monkeypatch.setattr(training.Training, "step", lambda self, batch: stepped.append(batch))
+    chip = dataclasses.replace(CHIPS["TPU v4"], peak_flops=1e12)
+    monkeypatch.setitem(CHIPS, jax.devices()[0].device_kind, chip)
     out = tmp_path / "intent_cost.json"
     own = [f"--{name}={value}" for name, value in INTENT.items()]
     own += [f"--manual_dir={conversations}", f"--data_dir={tmp_path}", "--shapes=1", "--rounds=1"]
     intent_cost.main([*own, f"--out={out}"])
     (case,) = check(out, rounds=1)["cases"]
+    # Each form once to begin with, and once in the only round.
+    assert ["turn" in batch for batch in stepped] == [False, True, False, True]
     assert case["amount"] == 24 and " 24 dialogues with 70 turns" in case["name"]
     separate, shared = (case["contenders"][f"prefix={x}"] for x in ("separate", "shared"))
     for values in (separate, shared):
         extra = values["extra"]
         assert 0 <= extra["padding"] < 1 and 0 < extra["timed"] <= 1
-        assert extra["turns per second"] == pytest.approx(values["rate"]["median"] * 70 / 24)
+        rate = values["rate"]["median"]
+        assert extra["turns per second"] == pytest.approx(rate * 70 / 24)
+        assert extra["GFLOP/s"] == pytest.approx(rate * extra["GFLOP per dialogue"])
+        peak = 1e12 * jax.device_count()
+        assert extra["of the peak"] == pytest.approx(extra["GFLOP/s"] * 1e9 / peak)
     ratio = separate["extra"]["GFLOP per dialogue"] / shared["extra"]["GFLOP per dialogue"]
     assert shared["extra"]["FLOPs saved"] == pytest.approx(ratio) and ratio > 1
     assert separate["extra"]["tokens per dialogue"] > shared["extra"]["tokens per dialogue"]
