@@ -17,7 +17,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from absl import logging as absl_logging
@@ -26,7 +26,7 @@ from etils import epath
 from mmjax.data.photos import PhotoSet
 from mmjax.data.quiet import quiet
 from mmjax.data.records import Records
-from mmjax.data.schema import SPLITS, Dialogue, from_record, to_record
+from mmjax.data.schema import SPLITS, Dialogue, PhotoFile, from_record, to_record
 from mmjax.errors import UserError
 
 # Dataset name -> module with its `Builder`. A new dataset is one package and one line here.
@@ -39,10 +39,16 @@ DATASETS = {
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to dialogues. `name`: "photochat/release:train"; `fingerprint`: hex."""
+    """Random access to dialogues.
+
+    Attributes:
+      name: "photochat/release:train"; fingerprint: of the content, hexadecimal.
+      photos: where the pixels of its photos are, by id; None: they are not at hand.
+    """
 
     name: str
     fingerprint: str
+    photos: Mapping[str, PhotoFile] | None
 
     def __len__(self) -> int: ...
 
@@ -57,7 +63,6 @@ def open_dataset(
     manual_dir: Any = None,
     max_bad_records: int = 0,
     photos: bool = False,
-    pixels: str = "real",
 ) -> TfdsSource:
     """A split ("train", "dev", "test") of a dataset, prepared under `data_dir` when it is not.
 
@@ -66,7 +71,6 @@ def open_dataset(
     `max_bad_records`: how many records of the original files may be left out (and logged), and how
     many photos.
     `photos`: also prepare the photos, so that those that can be had have a `file`.
-    `pixels`: "real", "blank" or "shuffled", see `mmjax.data.photos`.
     Raises `UserError` when the dataset cannot be had: unknown, absent, damaged, no room for it.
     """
     dataset, _, config = name.partition("/")
@@ -94,13 +98,11 @@ def open_dataset(
         origin = builder.photos()
         if origin is None:
             raise UserError(f"{name} has no photos, only texts about them: choose another dataset.")
-        found = _open_photos(dataset, origin, data_dir, max_bad_records, pixels)
+        found = _open_photos(dataset, origin, data_dir, max_bad_records)
     return TfdsSource(builder.data_path, split, found)
 
 
-def _open_photos(
-    dataset: str, origin: Any, data_dir: Any, max_bad_records: int, pixels: str
-) -> PhotoSet:
+def _open_photos(dataset: str, origin: Any, data_dir: Any, max_bad_records: int) -> PhotoSet:
     with quiet():
         from tfds_builders.photo_set import PhotoSetBuilder
 
@@ -112,7 +114,7 @@ def _open_photos(
         )
         _prepare(builder)
     builder.check_prepared()
-    return PhotoSet(builder.data_path, data_dir, pixels)
+    return PhotoSet(builder.data_path, data_dir)
 
 
 class ListSource:
@@ -121,6 +123,8 @@ class ListSource:
     def __init__(self, dialogues: Sequence[Dialogue], name: str = "list:train"):
         self.name = name
         self._dialogues = tuple(dialogues)
+        shared = [p for dialogue in dialogues for turn in dialogue.turns for p in turn.photos]
+        self.photos = {p.id: p.file for p in shared if p.file is not None} or None
         state = hashlib.sha256(name.encode())
         for dialogue in self._dialogues:
             state.update(json.dumps(to_record(dialogue)).encode() + b"\n")

@@ -14,6 +14,7 @@ from mmjax.config import limited
 from mmjax.data import tokenizers
 from mmjax.data.examples import Example
 from mmjax.data.featurize import Ragged, buckets_up_to
+from mmjax.data.perturb import INPUTS
 from mmjax.data.schema import Dialogue
 from mmjax.data.sources import Source
 from mmjax.data.splits import Split
@@ -59,6 +60,7 @@ class IntentTask(Task):
     """
 
     key_names = ()
+    inputs = INPUTS.keys() - {"images", "labels"}
     reader: type[IntentExamples]
     _rows: ClassVar = {"predictor": "share", "target": "share", "places": "label"}
     cached = (*TOKENS, *PLACES)
