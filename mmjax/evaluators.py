@@ -38,6 +38,7 @@ class Evaluation:
     per_example: name -> [N], kept beside the result for paired comparisons.
     groups: int [N], examples with the same number are not independent; None: all are.
     rows: (record, sub) of each of the N, int [N], where they are not the examples of the index.
+    chance: name of a metric -> what who knows nothing reaches, where that is known.
     """
 
     metrics: Mapping[str, float]
@@ -45,6 +46,7 @@ class Evaluation:
     per_example: Mapping[str, np.ndarray]
     groups: np.ndarray | None = None
     rows: tuple[np.ndarray, np.ndarray] | None = None
+    chance: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Evaluator(Protocol):
@@ -136,7 +138,10 @@ class RetrievalEvaluator(Evaluator):
         metrics = metric.compute(metric.update(metric.init(), counts, {}))
         recalls = {f"recall@{k}": 100 * recall_at_k(counts, k, self.ties) for k in self.ks}
         samples = {**recalls, "recall_sum": sum(recalls.values())}
-        return Evaluation(metrics, samples, counts._asdict(), gold)
+        candidates = len(np.unique(gold))  # each is somebody's own
+        chance = {f"recall@{k}": 100 * min(k, candidates) / candidates for k in self.ks}
+        chance["recall_sum"] = sum(chance.values())
+        return Evaluation(metrics, samples, counts._asdict(), gold, chance=chance)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -216,6 +221,7 @@ class TurnEvaluator(Evaluator):
         decisions = Decisions(rows.label, rows.probability)
         metric = ClassificationMetric(threshold)
         metrics, samples = metric.compute(decisions), metric.parts(decisions)
+        always = f1_parts(rows.label, np.ones(len(rows.label), bool))
         if self.decided is not None:
             written = predict(self.decided, np.arange(len(index)))[:, 0]
             parts = f1_parts(rows.label, written)
@@ -231,6 +237,8 @@ class TurnEvaluator(Evaluator):
             },
             groups=rows.record,
             rows=(rows.record, rows.turn),
+            # Of who always says yes.
+            chance={name: ratio(*part) for name, part in always.items()},
         )
 
 

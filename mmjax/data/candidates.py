@@ -53,7 +53,8 @@ class CandidateSource:
         Raises:
           UserError: no such file, or it is no answer to these dialogues.
         """
-        self.name, self.origin = origin.name, origin
+        self.name, self.photos, self.regions = origin.name, origin.photos, origin.regions
+        self._origin = origin
         file = epath.Path(file)
         lines = _read(file)
         self._answers = {name: _answer(line, top, file, name) for name, line in lines.items()}
@@ -66,10 +67,10 @@ class CandidateSource:
         self.fingerprint = hashlib.sha256(state.encode()).hexdigest()
 
     def __len__(self) -> int:
-        return len(self.origin)
+        return len(self._origin)
 
     def __getitem__(self, i: int) -> Dialogue:
-        dialogue = self.origin[i]
+        dialogue = self._origin[i]
         shared = [photo for turn in dialogue.turns for photo in turn.photos]
         names = [f"{dialogue.id}#{sub}" if sub else dialogue.id for sub in range(len(shared))]
         proposals = tuple(
@@ -87,8 +88,15 @@ class CandidateSource:
         if self._negatives is not None:
             found = self._drawn(name, shared, found)
         photos, scores = zip(*found.values(), strict=True)
-        alike = tuple(max(1, self._alike[content]) for content in found)
-        return Proposal(photos, scores, alike, answer.above, answer.equal)
+        contents, own = list(found), _content(shared)
+        return Proposal(
+            photos=photos,
+            right=contents.index(own) if own in found else -1,
+            scores=scores,
+            alike=tuple(max(1, self._alike[content]) for content in contents),
+            above=answer.above,
+            equal=answer.equal,
+        )
 
     def _drawn(
         self, name: str, shared: Photo, found: Mapping[tuple[str, ...], tuple[Photo, float]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import io
 
 import numpy as np
@@ -43,15 +42,6 @@ class RegionSet(StoredSet[RegionFile]):
 
     def stored(self, records: Records, row: int, digest: str) -> RegionFile:
         return StoredRegions(records, row, digest)
-
-    def blank(self) -> RegionFile:
-        return self._zeros
-
-    @functools.cached_property
-    def _zeros(self) -> ArrayRegions:
-        """One region of zeros."""
-        width = _unpacked(self._records[0]["data"]).shape[1]
-        return ArrayRegions(np.zeros((1, width), np.float32), "blank")
 
 
 def _unpacked(data: bytes) -> np.ndarray:

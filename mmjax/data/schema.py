@@ -84,12 +84,14 @@ class Proposal:
 
     Attributes:
       photos: best first, no two with the same labels; there is at least one.
+      right: which of them is the shared one, or has its labels; -1: none.
       scores: of each, falling.
       alike: of each, how many photos among all candidates have its labels.
       above, equal: how many of all candidates scored higher than the shared photo, and the same.
     """
 
     photos: tuple[Photo, ...]
+    right: int
     scores: tuple[float, ...]
     alike: tuple[int, ...]
     above: int

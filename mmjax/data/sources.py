@@ -17,7 +17,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from absl import logging as absl_logging
@@ -27,7 +27,7 @@ from mmjax.data.photos import PhotoSet
 from mmjax.data.quiet import quiet
 from mmjax.data.records import Records
 from mmjax.data.region_set import RegionSet
-from mmjax.data.schema import SPLITS, Dialogue, from_record, to_record
+from mmjax.data.schema import SPLITS, Dialogue, PhotoFile, RegionFile, from_record, to_record
 from mmjax.errors import UserError
 
 # Dataset name -> module with its `Builder`. A new dataset is one package and one line here.
@@ -43,10 +43,18 @@ _LOOKED_AT = 1000  # photos, to see whether features have ids as the dataset's
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to dialogues. `name`: "photochat/release:train"; `fingerprint`: hex."""
+    """Random access to dialogues.
+
+    Attributes:
+      name: "photochat/release:train"; fingerprint: of the content, hexadecimal.
+      photos: where the pixels of its photos are, by id; None: they are not at hand.
+      regions: where the features of their regions are, likewise.
+    """
 
     name: str
     fingerprint: str
+    photos: Mapping[str, PhotoFile] | None
+    regions: Mapping[str, RegionFile] | None
 
     def __len__(self) -> int: ...
 
@@ -61,7 +69,6 @@ def open_dataset(
     manual_dir: Any = None,
     max_bad_records: int = 0,
     photos: bool = False,
-    pixels: str = "real",
     regions: str | None = None,
 ) -> TfdsSource:
     """A split ("train", "dev", "test") of a dataset, prepared under `data_dir` when it is not.
@@ -71,7 +78,6 @@ def open_dataset(
     `max_bad_records`: how many records of the original files may be left out (and logged), and how
     many photos.
     `photos`: also prepare the photos, so that those that can be had have a `file`.
-    `pixels`: "real", "blank" or "shuffled", see `mmjax.data.photos`; of the regions likewise.
     `regions`: folder or file with features of the photos' regions, see
     `tfds_builders.region_files`.
     Raises `UserError` when the dataset cannot be had: unknown, absent, damaged, no room for it.
@@ -101,16 +107,16 @@ def open_dataset(
         origin = builder.photos()
         if origin is None:
             raise UserError(f"{name} has no photos, only texts about them: choose another dataset.")
-        found = _open_photos(dataset, origin, data_dir, max_bad_records, pixels)
+        found = _open_photos(dataset, origin, data_dir, max_bad_records)
     if regions is None:
         return TfdsSource(builder.data_path, split, found)
-    features = _open_regions(regions, data_dir, max_bad_records, pixels)
+    features = _open_regions(regions, data_dir, max_bad_records)
     source = TfdsSource(builder.data_path, split, found, features)
     _check_known(source, features, regions)
     return source
 
 
-def _open_regions(place: str, data_dir: Any, max_bad_records: int, pixels: str) -> RegionSet:
+def _open_regions(place: str, data_dir: Any, max_bad_records: int) -> RegionSet:
     with quiet():
         from tfds_builders.region_files import region_files
         from tfds_builders.region_set import RegionSetBuilder
@@ -122,7 +128,7 @@ def _open_regions(place: str, data_dir: Any, max_bad_records: int, pixels: str) 
         )
         _prepare(builder)
     builder.check_prepared()
-    return RegionSet(builder.data_path, data_dir, pixels)
+    return RegionSet(builder.data_path, data_dir)
 
 
 def _check_known(source: TfdsSource, regions: RegionSet, place: str) -> None:
@@ -141,9 +147,7 @@ def _check_known(source: TfdsSource, regions: RegionSet, place: str) -> None:
         )
 
 
-def _open_photos(
-    dataset: str, origin: Any, data_dir: Any, max_bad_records: int, pixels: str
-) -> PhotoSet:
+def _open_photos(dataset: str, origin: Any, data_dir: Any, max_bad_records: int) -> PhotoSet:
     with quiet():
         from tfds_builders.photo_set import PhotoSetBuilder
 
@@ -155,7 +159,7 @@ def _open_photos(
         )
         _prepare(builder)
     builder.check_prepared()
-    return PhotoSet(builder.data_path, data_dir, pixels)
+    return PhotoSet(builder.data_path, data_dir)
 
 
 class ListSource:
@@ -164,6 +168,9 @@ class ListSource:
     def __init__(self, dialogues: Sequence[Dialogue], name: str = "list:train"):
         self.name = name
         self._dialogues = tuple(dialogues)
+        shared = [p for dialogue in dialogues for turn in dialogue.turns for p in turn.photos]
+        self.photos = {p.id: p.file for p in shared if p.file is not None} or None
+        self.regions = {p.id: p.regions for p in shared if p.regions is not None} or None
         state = hashlib.sha256(name.encode())
         for dialogue in self._dialogues:
             state.update(json.dumps(to_record(dialogue)).encode() + b"\n")

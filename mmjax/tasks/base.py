@@ -8,13 +8,15 @@ name it in `mmjax/tasks/__init__.py`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from mmjax.data.examples import Featurizer
+from mmjax.data.examples import Example, Featurizer
+from mmjax.data.perturb import INPUTS
+from mmjax.data.schema import Dialogue
 from mmjax.data.sources import Source
 from mmjax.data.splits import Split
 from mmjax.evaluators import Evaluator, Predict
@@ -44,9 +46,14 @@ class Task(Featurizer, Protocol):
     """
 
     photos = False
+    inputs: Collection[str] = frozenset(INPUTS)
+
+    def remaining(self, dialogue: Dialogue, subs: Sequence[int]) -> Iterable[Example]:
+        """Where `examples` leaves none out because little is left of it."""
+        return self.examples(dialogue)
 
     @property
-    def inputs(self) -> Mapping[str, str]:
+    def runs(self) -> Mapping[str, str]:
         """The runs ("run://DIR") whose answers it reads, by option."""
         return {}
 

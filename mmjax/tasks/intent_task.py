@@ -12,6 +12,7 @@ from etils import epath
 from mmjax.data import tokenizers
 from mmjax.data.examples import Example
 from mmjax.data.featurize import Ragged, buckets_up_to
+from mmjax.data.perturb import INPUTS
 from mmjax.data.schema import Dialogue
 from mmjax.data.sources import Source
 from mmjax.data.splits import Split
@@ -30,6 +31,7 @@ class IntentTask(Task):
     """
 
     key_names = ()
+    inputs = INPUTS.keys() - {"images", "labels"}
     reader: type[IntentExamples]
     _rows: ClassVar = {"predictor": "share", "target": "share", "places": "label"}
     cached = (*TOKENS, *PLACES)

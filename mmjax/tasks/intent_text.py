@@ -27,6 +27,7 @@ class TextToTextIntentTask(IntentTask):
     """The score compares the two answers; what is written word by word is judged beside it."""
 
     reader = IntentTexts
+    inputs = IntentTask.inputs - {"speakers"}
 
     def __init__(self, options: IntentOptions, model: ModelOptions):
         if options.prefix != "separate":

@@ -23,6 +23,7 @@ from mmjax.data.candidates import CandidateSource, candidates_file
 from mmjax.data.examples import Example, SkipRecord
 from mmjax.data.featurize import Ragged, buckets_up_to
 from mmjax.data.index import build_index
+from mmjax.data.perturb import INPUTS
 from mmjax.data.schema import Dialogue, Photo, Proposal
 from mmjax.data.sources import Source
 from mmjax.data.splits import Split
@@ -72,6 +73,7 @@ class RerankTask(Task):
     """A cross-encoder. See `mmjax.tasks.base.Task` for the members."""
 
     key_names = ()
+    inputs = frozenset(INPUTS) - {"images"}
     cached = ("text", "speaker", "place", "label")
 
     def __init__(self, options: RerankOptions, model: ModelOptions):
@@ -99,7 +101,7 @@ class RerankTask(Task):
         return {**self.__dict__, "_weights": None}
 
     @property
-    def inputs(self) -> Mapping[str, str]:
+    def runs(self) -> Mapping[str, str]:
         return {"candidates": self.options.candidates}
 
     def check_vocabulary(self, folder: epath.PathLike) -> None:
@@ -146,7 +148,6 @@ class RerankTask(Task):
             if proposal is None:
                 continue
             shared = shared_photo(dialogue, share)[1]
-            own = self._labels(shared)
             for place, photo in enumerate(proposal.photos):
                 tokens = sum(map(len, self._pair(dialogue, share, photo))) + 3
                 found.append(
@@ -156,7 +157,7 @@ class RerankTask(Task):
                         {"photo": shared.id},
                         {
                             "share": share,
-                            "right": int(self._labels(photo) == own),
+                            "right": int(place == proposal.right),
                             "alike": proposal.alike[place],
                             "above": proposal.above,
                             "equal": proposal.equal,
@@ -172,16 +173,14 @@ class RerankTask(Task):
     ) -> Mapping[str, np.ndarray]:
         share, place = divmod(sub, STRIDE)
         proposal: Proposal = dialogue.proposals[share]
-        photo = proposal.photos[place]
-        query, labels = self._pair(dialogue, share, photo)
+        query, labels = self._pair(dialogue, share, proposal.photos[place])
         t = self._tokenizer
         ids = np.concatenate([[t.cls_id], query, [t.sep_id], labels, [t.sep_id]])
-        right = self._labels(photo) == self._labels(shared_photo(dialogue, share)[1])
         return {
             "text": ids.astype(np.int32),
             "speaker": np.repeat(np.arange(2, dtype=np.int32), [len(query) + 2, len(labels) + 1]),
             "place": np.zeros(1, np.int32),
-            "label": np.array([right], np.int32),
+            "label": np.array([place == proposal.right], np.int32),
             "proposed": np.float32(proposal.scores[place]),
         }
 

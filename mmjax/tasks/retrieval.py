@@ -32,6 +32,7 @@ from mmjax.pretrained.images import load_image_tower
 from mmjax.pretrained.loading import load_transformer
 from mmjax.tasks.base import Predictor
 from mmjax.tasks.retrieval_examples import (
+    ExampleText,
     RetrievalOptions,
     RetrievalText,
     query_text,
@@ -151,12 +152,11 @@ class RetrievalTask(RetrievalText):
             sides["photo"] = Ragged(pad, buckets_up_to(self.options.label_max_length))
         return sides
 
-    def examples(self, dialogue: Dialogue) -> Iterable[Example]:
-        for sub, query, labels, keys in self.texts(dialogue):
-            lengths = {"query": len(self._query(query))}
-            if self.reads:
-                lengths["photo"] = len(self._label_ids(labels))
-            yield Example(sub, lengths, keys)
+    def _example(self, text: ExampleText) -> Example:
+        lengths = {"query": len(self._query(text.query))}
+        if self.reads:
+            lengths["photo"] = len(self._label_ids(text.labels))
+        return Example(text.sub, lengths, text.keys)
 
     def featurize(
         self, dialogue: Dialogue, sub: int, rng: np.random.Generator | None

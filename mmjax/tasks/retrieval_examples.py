@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -18,6 +18,7 @@ from mmjax.config import judging, limited
 from mmjax.data.examples import Example, SkipRecord
 from mmjax.data.featurize import Ragged
 from mmjax.data.images import ImageOptions, decode_image
+from mmjax.data.perturb import INPUTS
 from mmjax.data.schema import Dialogue, Photo
 from mmjax.data.splits import Split
 from mmjax.evaluators import Pool, RetrievalEvaluator, candidate_pool
@@ -99,6 +100,15 @@ def query_text(dialogue: Dialogue, sub: int, speakers: Query) -> str:
     )
 
 
+class ExampleText(NamedTuple):
+    """An example's texts; `sub`, `keys` as in `Example`."""
+
+    sub: int
+    query: str
+    labels: str
+    keys: Mapping[str, str]
+
+
 class RetrievalText:
     """What systems with and without gradients share: examples, queries, the pool, answers."""
 
@@ -117,6 +127,12 @@ class RetrievalText:
     def photos(self) -> bool:
         """Whether pixels are seen."""
         return self.options.candidate != "labels"
+
+    @property
+    def inputs(self) -> frozenset[str]:
+        reads = {"labels": self.reads, "images": self.photos}
+        reads["speakers"] = self.options.query == "sharer"
+        return frozenset(name for name in INPUTS if reads.get(name, True))
 
     def query(self, dialogue: Dialogue, sub: int) -> str:
         """The text that asks."""
@@ -140,10 +156,18 @@ class RetrievalText:
         return ("photo", alike) if masked else ("photo",)
 
     def examples(self, dialogue: Dialogue) -> Iterable[Example]:
-        return (Example(sub, {}, keys) for sub, _, _, keys in self.texts(dialogue))
+        return map(self._example, self.texts(dialogue))
 
-    def texts(self, dialogue: Dialogue) -> Iterable[tuple[int, str, str, dict[str, str]]]:
-        """(sub, query, labels, keys) of every example in the dialogue.
+    def remaining(self, dialogue: Dialogue, subs: Sequence[int]) -> Iterable[Example]:
+        """A query or a candidate of which nothing is left is an empty text."""
+        shares = [photo for turn in dialogue.turns for photo in turn.photos]
+        return map(self._example, (self._text(dialogue, sub, shares[sub]) for sub in subs))
+
+    def _example(self, text: ExampleText) -> Example:
+        return Example(text.sub, {}, text.keys)
+
+    def texts(self, dialogue: Dialogue) -> Sequence[ExampleText]:
+        """Every example in the dialogue.
 
         Raises:
           SkipRecord: no photo is shared, nothing was said before, or nothing is known of it.
@@ -153,18 +177,22 @@ class RetrievalText:
             raise SkipRecord("no photo is shared")
         found = []
         for sub, photo in enumerate(shares):
-            query, labels = self.query(dialogue, sub), self.labels(dialogue, sub)
-            seen = (self.reads and bool(labels)) or (self.photos and photo.file is not None)
-            if query and seen:
-                found.append((sub, query, labels, self._keys(photo, labels)))
+            text = self._text(dialogue, sub, photo)
+            seen = (self.reads and text.labels) or (self.photos and photo.file is not None)
+            if text.query and seen:
+                found.append(text)
         if not found:
             nothing = {
                 "labels": "the photo has no labels",
                 "pixels": "the photo could not be had",
                 "both": "the photo has no labels and could not be had",
             }[self.options.candidate]
-            raise SkipRecord(nothing if query else "nothing was said before the photo")
+            raise SkipRecord(nothing if text.query else "nothing was said before the photo")
         return found
+
+    def _text(self, dialogue: Dialogue, sub: int, photo: Photo) -> ExampleText:
+        labels = self.labels(dialogue, sub)
+        return ExampleText(sub, self.query(dialogue, sub), labels, self._keys(photo, labels))
 
     def _keys(self, photo: Photo, labels: str) -> dict[str, str]:
         pixels = f"missing: {photo.id}" if photo.file is None else photo.file.digest
@@ -242,7 +270,7 @@ class RetrievalText:
         self, path: epath.PathLike, split: Split, answers: list[dict[str, Any]], title: str
     ) -> None:
         """An HTML page of the answers, see `mmjax.observe.page`."""
-        photos = getattr(split.source, "photos", None) or {}
+        photos = split.source.photos or {}
 
         def small(name: str) -> bytes | None:
             return thumbnail(photos[name].read()) if name in photos else None
@@ -262,7 +290,7 @@ class RetrievalText:
 
     def sheet(self, split: Split, answers: list[dict[str, Any]]) -> np.ndarray:
         """The answers as a picture, uint8 [H, W, 3]."""
-        photos = getattr(split.source, "photos", None) or {}
+        photos = split.source.photos or {}
 
         def pixels(name: str) -> np.ndarray | None:
             return decode_image(photos[name].read(), shortest=160) if name in photos else None

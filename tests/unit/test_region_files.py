@@ -10,6 +10,7 @@ import re
 import numpy as np
 import pytest
 
+from mmjax.data.perturb import perturbed
 from mmjax.data.sources import open_dataset
 from mmjax.errors import UserError
 from tfds_builders.checks import BadRecordError
@@ -98,10 +99,10 @@ def test_other_features_make_another_source(tmp_path):
 
 
 def test_shuffled_regions_are_those_of_other_photos_and_blank_ones_say_nothing(tmp_path):
-    folder = as_archives(tmp_path / "features")
-    shuffled = photos_of(open_with(tmp_path, folder, pixels="shuffled"))
+    source = open_with(tmp_path, as_archives(tmp_path / "features"))
+    shuffled = photos_of(perturbed(source, "images_shuffled"))
     np.testing.assert_array_equal(shuffled["a"].regions.read(), FEATURES["b"])
-    blank = photos_of(open_with(tmp_path, folder, pixels="blank"))
+    blank = photos_of(perturbed(source, "images_blanked"))
     assert not blank["a"].regions.read().any()
 
 
