@@ -63,7 +63,7 @@ class MmjaxContender:
         return module, batch, jax.jit(module.init)(jax.random.key(0), batch)
 
     def _on_device(self) -> dict[str, jax.Array]:
-        return {name: jnp.asarray(x, jnp.int32) for name, x in self.batch.items()}
+        return jax.tree.map(jnp.asarray, self.batch)
 
 
 def _loss(outputs: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
@@ -141,7 +141,7 @@ class TorchContender:
         return torch.compile(function) if self.compiled else function
 
     def _tensors(self) -> dict[str, torch.Tensor]:
-        return {name: torch.from_numpy(x) for name, x in self.batch.items()}
+        return {name: torch.from_numpy(x).long() for name, x in self.batch.items()}
 
 
 def _groups(module: torch.nn.Module) -> list[dict[str, Any]]:

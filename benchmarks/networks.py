@@ -73,8 +73,8 @@ class Encoder(Network):
 
     def batch(self, rows: int, length: int, target_length: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(0)
-        ids = rng.integers(0, self.config.vocab_size, (rows, length))
-        return {"ids": ids, "labels": rng.integers(0, 2, rows)}
+        ids = rng.integers(0, self.config.vocab_size, (rows, length), np.int32)
+        return {"ids": ids, "labels": rng.integers(0, 2, rows, np.int32)}
 
     def module(self, dropout: float, unrolled: bool) -> nn.Module:
         return Classifier(_computed(self.config, dropout, unrolled))
@@ -114,9 +114,9 @@ class TextToText(Network):
 
     def batch(self, rows: int, length: int, target_length: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(0)
-        ids = rng.integers(0, self.config.vocab_size, (rows, length))
-        labels = rng.integers(0, self.config.vocab_size, (rows, target_length))
-        read = np.concatenate([np.full((rows, 1), START), labels[:, :-1]], axis=1)
+        ids = rng.integers(0, self.config.vocab_size, (rows, length), np.int32)
+        labels = rng.integers(0, self.config.vocab_size, (rows, target_length), np.int32)
+        read = np.pad(labels[:, :-1], ((0, 0), (1, 0)), constant_values=START)
         return {"ids": ids, "read": read, "labels": labels}
 
     def module(self, dropout: float, unrolled: bool) -> nn.Module:

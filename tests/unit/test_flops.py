@@ -92,7 +92,7 @@ def test_a_device_has_its_share_of_its_chips_published_peak():
     assert peak_flops("TPU v3") == 123e12 / 2  # a device is one of two cores
     assert peak_flops("NVIDIA H200") == peak_flops("NVIDIA H100 80GB HBM3")
     assert peak_flops(jax.devices("cpu")[0].device_kind) is None
-    for chip in CHIPS.values():
-        # Bytes that a second can read, and that a chip holds, are of one order.
-        assert 10 < chip.memory_bandwidth / chip.memory * 1.074 < 60
-        assert chip.link_bandwidth < chip.memory_bandwidth < chip.peak_flops / 50
+    for chip in CHIPS.values():  # of one order for all: a digit too many would stand out
+        assert 20 < chip.memory_bandwidth / chip.memory < 50
+        assert 100 < chip.peak_flops / chip.memory_bandwidth < 600
+        assert 3 < chip.memory_bandwidth / chip.link_bandwidth < 12
