@@ -1,4 +1,4 @@
-"""A retrieval task and the training split of a dataset, as a run would open them."""
+"""A task and the training split of a dataset, as a run would open them."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from mmjax.config import DataOptions, LoaderOptions, MeshOptions
 from mmjax.data.images import ImageOptions
 from mmjax.data.loader import Loader
 from mmjax.data.plan import TrainPlan
+from mmjax.data.sources import Source
 from mmjax.data.splits import Split, open_source, open_split
 from mmjax.data.tokenizers import Tokenizer, load_tokenizer
 from mmjax.errors import UserError
 from mmjax.parallel.mesh import make_mesh
+from mmjax.tasks.base import Task
 from mmjax.tasks.retrieval import ModelOptions, RetrievalOptions, RetrievalTask
 
 
@@ -44,11 +46,19 @@ def open_training(
         dataset=dataset, data_dir=data_dir, manual_dir=manual_dir, max_skipped_fraction=0.5
     )
     source = open_source(options, "train", photos=task.photos)
-    tokenizer = Path(data_dir) / "tokenizers" / f"{source.fingerprint[:16]}-{vocab_size}"
-    if weights is not None or not tokenizer.is_dir():
-        task.fit(source, tokenizer)
-    task.load(tokenizer)
+    tokenizer = fit(task, source, data_dir, weights=weights, vocab_size=vocab_size)
     return task, load_tokenizer(tokenizer), open_split(task, options, "train")
+
+
+def fit(task: Task, source: Source, data_dir: str, *, weights: str | None, vocab_size: int) -> Path:
+    """Gives a task its tokenizer and returns the folder; one that was trained is used again."""
+    kind = vocab_size if weights is None else "weights"
+    name = f"{type(task).__name__}-{source.fingerprint[:16]}-{kind}"
+    folder = Path(data_dir) / "tokenizers" / name
+    if weights is not None or not folder.is_dir():
+        task.fit(source, folder)
+    task.load(folder)
+    return folder
 
 
 def training_plan(split: Split, batch_size: int) -> TrainPlan:

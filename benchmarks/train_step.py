@@ -1,11 +1,14 @@
-"""A train step of an encoder with a classifier on it, in mmjax and in PyTorch.
+"""A train step of an encoder or an encoder-decoder, in mmjax and in PyTorch.
 
     python -m benchmarks.train_step --out=benchmarks/results/train_step.json
+    python -m benchmarks.train_step --preset=t5-base --batch_size=4 --cases=dropout \\
+        --contenders=unrolled,loop,pytorch,compiled
 
-The same sizes, the same start of every row, the same update (AdamW, gradients clipped to norm 1),
-and a batch without padding. PyTorch has `transformers`' BERT with its fused attention. The cases
-say where the time goes: the output alone, with the gradients, the whole step, and the whole step
-with dropout, which is the one that users wait for.
+The same sizes, the same loss, the same update (AdamW, gradients clipped to norm 1), and a batch
+without padding. PyTorch has the networks of `transformers` with their fused attention, as they are
+and compiled. The cases say where the time goes: the output alone, with the gradients, the whole
+step, and the whole step with dropout, which is the one that users wait for. Beside the rates stand
+the model FLOPs that they amount to, and their share of what the machine can do at best.
 
 Each contender has a process of its own, since the threads and the memory of one slow down another.
 They still take turns, of several steps each, as a step after another's is slower than one after
@@ -25,90 +28,170 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import torch
-import transformers
-from flax import linen as nn
 
 from benchmarks import document
-from benchmarks.timing import alternate, compare
+from benchmarks.contenders import MmjaxContender, Run, TorchContender, check_compiler
+from benchmarks.networks import NETWORKS, Network
+from benchmarks.timing import Seconds, alternate, compare
 from mmjax.errors import UserError
-from mmjax.losses.objective import LocalTerm, Objective
-from mmjax.models.presets import PRESETS
-from mmjax.models.transformer import Transformer, TransformerConfig
-from mmjax.optim.build import OptimOptions, build_optimizer
-from mmjax.parallel.mesh import MeshOptions, make_mesh
-from mmjax.steps import make_train_step
-from mmjax.train_state import abstract_params, abstract_state, init_state
+from mmjax.observe.flops import matmul_flops, training_flops
 
 REFERENCE = "PyTorch"
-CASES = ("the output", "the output and the gradients", "the step", "the step, with dropout")
-LEARNING_RATE = 5e-5
+CONTENDERS: dict[str, tuple[str, Callable[..., Any]]] = {
+    "unrolled": ("mmjax", partial(MmjaxContender, unrolled=True)),
+    "loop": ("mmjax, layers in a loop", partial(MmjaxContender, unrolled=False)),
+    "pytorch": (REFERENCE, TorchContender),
+    "compiled": ("PyTorch, compiled", partial(TorchContender, compiled=True)),
+}
 
-Run = Callable[[], Any]
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """Attributes:
+    make: contender -> what runs this part of its step.
+    flops: from the forward pass: the model FLOPs of the part.
+    """
+
+    name: str
+    make: Callable[[MmjaxContender | TorchContender], Run]
+    flops: Callable[..., int]
+
+
+CASES = {
+    "output": Case("the output", lambda c: c.output(), matmul_flops),
+    "gradients": Case("the output and the gradients", lambda c: c.gradients(), training_flops),
+    "step": Case("the step", lambda c: c.step(0.0), training_flops),
+    "dropout": Case("the step, with dropout", lambda c: c.step(c.network.dropout), training_flops),
+}
+PRODUCT = "product"
+SPEED, SHARE = "GFLOP/s", "of the best product's"
+EXTRA = {
+    SPEED: "model FLOPs of a second, the median: of the matrix products, a multiply-add being two "
+    "of them, and gradients twice the forward pass",
+    SHARE: "that, as a share of the fastest product of two float32 matrices in this run, "
+    "whichever of the contenders made it: there is no published peak of this processor",
+}
 
 
 def main(argv: Sequence[str]) -> document.Document:
     """Measures, prints, and writes the document."""
     parser = argparse.ArgumentParser(prog="benchmarks.train_step")
-    parser.add_argument("--preset", default="minilm-l6", help=f"one of {', '.join(PRESETS)}")
+    parser.add_argument("--preset", default="minilm-l6", help=f"one of {', '.join(NETWORKS)}")
     parser.add_argument("--batch_size", type=int, default=32)
     parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--target_length", type=int, default=2, help="of an encoder-decoder")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--repeat", type=int, default=4, help="steps of a turn")
-    parser.add_argument("--compile", action="store_true", help="PyTorch compiled too")
+    parser.add_argument("--cases", type=_names, default=[*CASES], help=f"of {', '.join(CASES)}")
+    parser.add_argument(
+        "--contenders",
+        type=_names,
+        default=["unrolled", "loop", "pytorch"],
+        help=f"of {', '.join(CONTENDERS)}",
+    )
+    parser.add_argument("--product", type=int, default=2048, help="side of the best product's")
     parser.add_argument("--out", help="the JSON file to write")
     arguments = parser.parse_args(argv)
-    if arguments.preset not in PRESETS:
-        raise UserError(f"--preset={arguments.preset}: one of {', '.join(PRESETS)}.")
-    names = ("preset", "batch_size", "length", "rounds", "repeat")
+    _check(arguments)
+    settings = {name: value for name, value in vars(arguments).items() if name != "out"}
     return document.run(
         "train_step",
         argv,
         ("torch", "transformers", "numpy"),
-        {name: getattr(arguments, name) for name in names},
+        settings,
         lambda: measure(arguments),
         arguments.out,
     )
 
 
+def _names(text: str) -> list[str]:
+    return text.split(",")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    if arguments.preset not in NETWORKS:
+        raise UserError(f"--preset={arguments.preset}: one of {', '.join(NETWORKS)}.")
+    for option, known in (("cases", CASES), ("contenders", CONTENDERS)):
+        for name in getattr(arguments, option):
+            if name not in known:
+                raise UserError(f"--{option} names {name!r}: there are {', '.join(known)}.")
+    if "pytorch" not in arguments.contenders:
+        raise UserError('--contenders lacks "pytorch", which the others are compared with.')
+    if "compiled" in arguments.contenders:
+        check_compiler()
+    if (backend := jax.default_backend()) != "cpu":
+        raise UserError(
+            f"PyTorch computes on the CPU here and JAX on {backend}: set JAX_PLATFORMS=cpu."
+        )
+
+
 def measure(arguments: argparse.Namespace) -> list[dict[str, Any]]:
-    """A case for each part of a step."""
-    config, B, L = PRESETS[arguments.preset], arguments.batch_size, arguments.length
-    rng = np.random.default_rng(0)
-    ids, labels = rng.integers(0, config.vocab_size, (B, L)), rng.integers(0, 2, B)
-    makers = {
-        "mmjax": partial(mmjax_runs, config, ids, labels, unroll=config.layers),
-        "mmjax, layers in a loop": partial(mmjax_runs, config, ids, labels, unroll=1),
-        REFERENCE: partial(torch_runs, config, ids, labels),
-    }
-    if arguments.compile:
-        makers["PyTorch, compiled"] = partial(torch_runs, config, ids, labels, compiled=True)
+    """A case for each part of a step, and before them one for the best that the machine does."""
+    B, L, repeat, side = (
+        getattr(arguments, name) for name in ("batch_size", "length", "repeat", "product")
+    )
+    network = NETWORKS[arguments.preset]
+    batch = network.batch(B, L, arguments.target_length)
     with ExitStack() as stack:
-        apart = {name: stack.enter_context(Apart(make)) for name, make in makers.items()}
-        cases = []
-        for case in CASES:
-            runs = {
-                name: partial(process.run, case, arguments.repeat)
-                for name, process in apart.items()
+        apart = {}
+        for key in arguments.contenders:
+            name, kind = CONTENDERS[key]
+            process = Apart(partial(_part, kind(network, batch), side))
+            apart[name] = stack.enter_context(process)
+
+        def turns(part: str) -> Seconds:
+            runs = {name: partial(process.run, part, repeat) for name, process in apart.items()}
+            return alternate(runs, rounds=arguments.rounds)[0]
+
+        products = compare(turns(PRODUCT), amount=repeat * 2e-9 * side**3, reference=REFERENCE)
+        best = 1e9 * max(x["rate"]["high"] for x in products["contenders"].values())
+        cases = [
+            {
+                "name": f"the product of two float32 matrices, {side} x {side}",
+                "unit": SPEED,
+                "clock": "the clock on the wall",
+                **products,
             }
-            wall, _ = alternate(runs, rounds=arguments.rounds)
+        ]
+        for key in arguments.cases:
+            case = CASES[key]
+            flops = case.flops(*_forward(network, batch))
+            compared = compare(turns(key), amount=B * repeat, reference=REFERENCE)
+            for values in compared["contenders"].values():
+                speed = values["rate"]["median"] / B * flops
+                values["extra"] = {SPEED: speed / 1e9, SHARE: speed / best}
             cases.append(
                 {
-                    "name": f"{arguments.preset}, {B} x {L}: {case}",
+                    "name": f"{arguments.preset}, {B} x {L}: {case.name}",
                     "unit": "rows per second",
                     "clock": "the clock on the wall",
-                    **compare(wall, amount=B * arguments.repeat, reference=REFERENCE),
+                    "flops": flops,
+                    "extra": EXTRA,
+                    **compared,
                 }
             )
     return cases
 
 
-class Apart:
-    """Named functions in a process of their own, which is asked to run one and says when it has."""
+def _forward(network: Network, batch: dict[str, np.ndarray]) -> tuple[Any, ...]:
+    """The forward pass and what it is called with, as shapes."""
+    module = network.module(0.0, unrolled=False)
+    variables = jax.eval_shape(module.init, jax.random.key(0), batch)
+    return module.apply, variables, batch
 
-    def __init__(self, make: Callable[[], dict[str, Run]]):
+
+def _part(contender: MmjaxContender | TorchContender, side: int, name: str) -> Run:
+    return contender.product(side) if name == PRODUCT else CASES[name].make(contender)
+
+
+class Apart:
+    """One contender in a process of its own, which is asked to run a part and says when it has.
+
+    It holds one part at a time, so that the memory of four networks suffices for all of them.
+    """
+
+    def __init__(self, make: Callable[[str], Run]):
         context = multiprocessing.get_context("spawn")
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(make, theirs), daemon=True)
@@ -131,141 +214,19 @@ class Apart:
             raise UserError("a contender's process has ended: see its message above.") from error
 
 
-def _serve(make: Callable[[], dict[str, Run]], pipe: Connection) -> None:
-    runs = make()
+def _serve(make: Callable[[str], Run], pipe: Connection) -> None:
+    part, run = None, None
     while True:
         try:
             name, times = pipe.recv()
         except EOFError:
             return
+        if name != part:
+            run = None  # its memory is free before the next one needs it
+            part, run = name, make(name)
         for _ in range(times):
-            runs[name]()
+            run()
         pipe.send(None)
-
-
-class Classifier(nn.Module):
-    """Two logits from the first token."""
-
-    config: TransformerConfig
-
-    @nn.compact
-    def __call__(self, batch: Any, train: bool = False) -> dict[str, jax.Array]:
-        mask = jnp.ones(batch["ids"].shape, bool)
-        x = Transformer(self.config, name="encoder")(batch["ids"], mask, train=train)
-        return {"logits": nn.Dense(2, name="head")(x[:, 0])}
-
-
-def mmjax_runs(
-    config: TransformerConfig, ids: np.ndarray, labels: np.ndarray, *, unroll: int
-) -> dict[str, Run]:
-    """Case -> what makes it, compiled before."""
-
-    def cross_entropy(outputs: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
-        log_p = jax.nn.log_softmax(outputs["logits"])
-        return -log_p[jnp.arange(len(labels)), batch["labels"]].sum(), jnp.float32(len(labels))
-
-    mesh = make_mesh(MeshOptions())
-    batch = {"ids": jnp.asarray(ids, jnp.int32), "labels": jnp.asarray(labels, jnp.int32)}
-    objective = Objective([LocalTerm("ce", cross_entropy)])
-    options = OptimOptions(learning_rate=LEARNING_RATE, schedule="constant")
-
-    def module(dropout: float) -> Classifier:
-        attention = config.attention.copy(dropout=dropout)
-        return Classifier(
-            dataclasses.replace(config, dropout=dropout, attention=attention, unroll=unroll)
-        )
-
-    def step(dropout: float) -> Run:
-        with jax.set_mesh(mesh):
-            tx = build_optimizer(options, 0, abstract_params(module(dropout), batch))
-            abstract, init = abstract_state(module(dropout), batch, tx, mesh, ema=False)
-            state = init_state(abstract, init, 0)
-            train_step = make_train_step(module(dropout), objective, tx, abstract)
-
-        def run() -> None:
-            nonlocal state
-            with jax.set_mesh(mesh):
-                state, metrics = train_step(state, batch)
-                jax.block_until_ready((state, metrics))
-
-        return run
-
-    still = module(0.0)
-    params = jax.jit(still.init)(jax.random.key(0), batch)
-    output = jax.jit(lambda p: still.apply(p, batch))
-    gradients = jax.jit(jax.grad(lambda p: objective(still.apply(p, batch), batch)[0]))
-    return dict(
-        zip(
-            CASES,
-            (
-                lambda: jax.block_until_ready(output(params)),
-                lambda: jax.block_until_ready(gradients(params)),
-                step(0.0),
-                step(config.dropout),
-            ),
-            strict=True,
-        )
-    )
-
-
-def torch_runs(
-    config: TransformerConfig, ids: np.ndarray, labels: np.ndarray, *, compiled: bool = False
-) -> dict[str, Run]:
-    """The same of PyTorch."""
-    inputs, wanted = torch.from_numpy(ids), torch.from_numpy(labels)
-
-    def model(dropout: float) -> torch.nn.Module:
-        torch.manual_seed(0)
-        found = _TorchClassifier(config, dropout)
-        return torch.compile(found) if compiled else found
-
-    def loss(model: torch.nn.Module) -> torch.Tensor:
-        return torch.nn.functional.cross_entropy(model(inputs), wanted)
-
-    still = model(0.0)
-
-    def output() -> None:
-        with torch.inference_mode():
-            still(inputs)
-
-    def gradients() -> None:
-        still.zero_grad(set_to_none=True)
-        loss(still).backward()
-
-    def step(dropout: float) -> Run:
-        own = model(dropout).train()
-        optimizer = torch.optim.AdamW(own.parameters(), LEARNING_RATE, fused=True)
-
-        def run() -> None:
-            optimizer.zero_grad(set_to_none=True)
-            loss(own).backward()
-            torch.nn.utils.clip_grad_norm_(own.parameters(), 1.0)
-            optimizer.step()
-
-        return run
-
-    runs = (output, gradients, step(0.0), step(config.dropout))
-    return dict(zip(CASES, runs, strict=True))
-
-
-class _TorchClassifier(torch.nn.Module):
-    def __init__(self, config: TransformerConfig, dropout: float):
-        super().__init__()
-        described = transformers.BertConfig(
-            vocab_size=config.vocab_size,
-            hidden_size=config.width,
-            num_hidden_layers=config.layers,
-            num_attention_heads=config.attention.heads,
-            intermediate_size=config.feed_forward.width,
-            max_position_embeddings=config.position.max_positions,
-            hidden_dropout_prob=dropout,
-            attention_probs_dropout_prob=dropout,
-        )
-        self.encoder = transformers.BertModel(described, add_pooling_layer=False)
-        self.head = torch.nn.Linear(config.width, 2)
-
-    def forward(self, ids: torch.Tensor) -> torch.Tensor:
-        return self.head(self.encoder(ids).last_hidden_state[:, 0])
 
 
 if __name__ == "__main__":

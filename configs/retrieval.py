@@ -9,7 +9,7 @@
                                                       VSE++ on a ResNet that is kept as it came
     configs/retrieval.py:model=vsepp,finetune,init_from=run://DIR
                                                       its second stage, which trains the ResNet too
-    configs/retrieval.py:model=scan                   SCAN t-i AVG on features of regions; or
+    configs/retrieval.py:model=scan,regions=FOLDER    SCAN t-i AVG on features of regions; or
                                                       direction=i-t, pooling=lse, max, sum
     configs/retrieval.py:model=scan,regions=grid,image_weights=FOLDER
                                                       SCAN on the cells of a ResNet's grid
@@ -54,7 +54,7 @@ NAMES = {"de": "DE", "de_img": "DE_img", "de_label": "DE_label"}
 TEXTS = {"bert": "bert-base", "bert-tiny": "bert-tiny", "minilm": "minilm-l6"}
 DIRECTIONS = ("t-i", "i-t")
 POOLINGS = ("avg", "lse", "max", "sum")
-REGIONS = ("file", "grid")
+GRID = "grid"  # in place of a place
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -64,7 +64,7 @@ def get_config(variant: str = "") -> ConfigDict:
       variant: `model`: one of MODELS; `text`: one of TEXTS; `image`: one of IMAGE_PRESETS;
         `weights`, `image_weights`: folder or hub id of the text encoder, of the image encoder;
         of vsepp and scan: `finetune`: the image encoder is trained too; `direction`, `pooling`:
-        of SCAN's attention; `regions`: "file" (features of regions that the dataset has) or "grid";
+        of SCAN's attention; `regions`: where features of regions are, or "grid": a network's;
         `dataset`: a builder; `init_from`: a run; `demo`: a small model, trained in minutes on
         generated dialogues and photos unless a dataset is named.
     """
@@ -78,7 +78,7 @@ def get_config(variant: str = "") -> ConfigDict:
         finetune=False,
         direction="t-i",
         pooling="avg",
-        regions="file",
+        regions="",
         dataset="",
         init_from="",
         demo=False,
@@ -89,7 +89,6 @@ def get_config(variant: str = "") -> ConfigDict:
         ("image", IMAGE_PRESETS),
         ("direction", DIRECTIONS),
         ("pooling", POOLINGS),
-        ("regions", REGIONS),
     ):
         value = getattr(arg, name)
         if value not in choices:
@@ -140,7 +139,7 @@ def _paper(arg: SimpleNamespace) -> ConfigDict:
 
 def _matching(arg: SimpleNamespace) -> ConfigDict:
     """VSE++ and SCAN as their authors train them on COCO."""
-    grid = arg.model == "vsepp" or arg.regions == "grid"
+    grid = arg.model == "vsepp" or arg.regions == GRID
     # (learning rate, epochs until it is a tenth, epochs in all); VSE++'s second stage.
     rate, decay, epochs = {"vsepp": (2e-4, 15.0, 30.0), "scan": (5e-4, 10.0, 20.0)}[arg.model]
     if arg.finetune:
@@ -152,7 +151,7 @@ def _matching(arg: SimpleNamespace) -> ConfigDict:
         label=_matching_label(arg, f" ({arg.image}{tuned})" if grid else ""),
         system="network",
         task_name="retrieval",
-        data=DataOptions(dataset=arg.dataset),
+        data=DataOptions(dataset=arg.dataset, regions=None if grid else arg.regions or None),
         task=RetrievalOptions(
             candidate="pixels" if grid else "regions",
             loss="mh",

@@ -117,7 +117,7 @@ class DataOptions:
 
     Attributes:
       dataset: name of a builder, "photochat", "photochat/demo", "dialogue_folder",
-        "photo_folder", "photo_folder/fold-1-of-5".
+        "photo_folder", "photo_folder/fold-1-of-5", "coco_captions", "coco_captions/restval".
       data_dir: where prepared datasets and indexes are kept.
       manual_dir: folder with the dataset's original files; None: the builder looks in
         $MMJAX_DATA_DIR and then downloads.
@@ -125,7 +125,9 @@ class DataOptions:
         one more is an error.
       max_skipped_fraction: share of records without a usable example above which a run stops.
       pixels: "real"; "blank" replaces every photo by a grey one; "shuffled" gives every photo the
-        pixels of another: controls, with which a model that sees must fail.
+        pixels (and the regions) of another: controls, with which a model that sees must fail.
+      regions: folder or file with features of the photos' regions, for models that read them
+        (`tfds_builders.region_files` says in which forms).
     """
 
     dataset: str = "photochat"
@@ -134,6 +136,7 @@ class DataOptions:
     max_bad_records: int = limited(0, low=0)
     max_skipped_fraction: float = limited(0.1, low=0, high=1)
     pixels: Literal["real", "blank", "shuffled"] = judging("real")
+    regions: str | None = operational(None)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -41,6 +41,7 @@ class Evaluation:
     per_example: name -> [N], kept beside the result for paired comparisons.
     groups: int [N], examples with the same number are not independent; None: all are.
     rows: (record, sub) of each of the N, int [N], where they are not the examples of the index.
+    chance: name of a metric -> what who knows nothing reaches, where that is known.
     """
 
     metrics: Mapping[str, float]
@@ -48,6 +49,7 @@ class Evaluation:
     per_example: Mapping[str, np.ndarray]
     groups: np.ndarray | None = None
     rows: tuple[np.ndarray, np.ndarray] | None = None
+    chance: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
 
 class Evaluator(Protocol):
@@ -145,7 +147,10 @@ class RetrievalEvaluator(Evaluator):
         metrics = metric.compute(metric.update(metric.init(), counts, {}))
         recalls = {f"recall@{k}": 100 * recall_at_k(counts, k, self.ties) for k in self.ks}
         samples = {**recalls, "recall_sum": sum(recalls.values())}
-        return Evaluation(metrics, samples, counts._asdict(), gold)
+        candidates = len(np.unique(gold))  # each is somebody's own
+        chance = {f"recall@{k}": 100 * min(k, candidates) / candidates for k in self.ks}
+        chance["recall_sum"] = sum(chance.values())
+        return Evaluation(metrics, samples, counts._asdict(), gold, chance=chance)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,6 +230,7 @@ class TurnEvaluator(Evaluator):
         decisions = Decisions(rows.label, rows.probability)
         metric = ClassificationMetric(threshold)
         metrics, samples = metric.compute(decisions), metric.parts(decisions)
+        always = f1_parts(rows.label, np.ones(len(rows.label), bool))
         if self.decided is not None:
             written = predict(self.decided, np.arange(len(index)))[:, 0]
             parts = f1_parts(rows.label, written)
@@ -240,4 +246,126 @@ class TurnEvaluator(Evaluator):
             },
             groups=rows.record,
             rows=(rows.record, rows.turn),
+            # Of who always says yes.
+            chance={name: ratio(*part) for name, part in always.items()},
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class Reranked:
+    """What became of the candidates of each query, Q queries and N pairs of both.
+
+    Attributes:
+      first, end: int [Q], a query's pairs are those from `first` up to `end`, exclusive.
+      score: [N], of each pair.
+      counts: of all candidates, above and beside each query's own.
+    """
+
+    first: np.ndarray
+    end: np.ndarray
+    score: np.ndarray
+    counts: RankCounts
+
+
+def reranked(index: ExampleIndex, score: np.ndarray) -> Reranked:
+    """Ranks within what was proposed; the others stay below it, in the order they had.
+
+    Args:
+      index: an example per pair, a query's beside each other, with targets: "share", which of its
+        record's queries; "right", whether its candidate is the query's own, or one that cannot be
+        told from it; "alike", how many candidates stand behind the pair; "above" and "equal", the
+        own one's counts in the ranking that proposed.
+      score: [N].
+
+    Raises ValueError for NaN and infinity.
+    """
+    if not np.isfinite(score).all():
+        raise ValueError(f"the score of pair {np.argmin(np.isfinite(score))} is no finite number")
+    targets = index.targets
+    same = (np.diff(index.record) == 0) & (np.diff(targets["share"]) == 0)
+    first = np.flatnonzero(np.concatenate([[True], ~same]))
+    end = np.append(first[1:], len(index))
+    query = np.repeat(np.arange(len(first)), end - first)  # [N]
+    right, alike = targets["right"] > 0, targets["alike"]
+    own = np.full(len(first), -np.inf)
+    own[query[right]] = score[right]
+    above = np.bincount(query, alike * (score > own[query])).astype(np.int64)
+    equal = np.bincount(query, alike * (score == own[query])).astype(np.int64)
+    missed = np.isinf(own)  # all that was proposed is above it
+    counts = RankCounts(
+        greater=np.where(missed, np.maximum(above, targets["above"][first]), above),
+        equal=np.where(missed, targets["equal"][first], equal),
+        equal_after=np.zeros(len(first), np.int64),
+    )
+    return Reranked(first, end, score, counts)
+
+
+# Of the proposer's score, relative to its spread within a query, beside the network's.
+MIXES = (0.0, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class RerankEvaluator(Evaluator):
+    """R@K of all candidates, where a network scored those that were proposed; see `reranked`.
+
+    Attributes:
+      mix: how much of the proposer's score is added for the figures "...@mixed"; None: what gives
+        the best sum of recalls on this split.
+      ties: as in `RetrievalEvaluator`.
+    """
+
+    mix: float | None = None
+    ties: str = "expected"
+    chosen = ("mix",)
+
+    @property
+    def metric_names(self) -> Sequence[str]:
+        names = RetrievalEvaluator().metric_names
+        return (*names, *(f"{name}@mixed" for name in names), "mix", "proposed_recall")
+
+    def evaluate(self, index: ExampleIndex, predict: Predict) -> Evaluation:
+        """Scores pairs with the predictors "fit" and "proposed"."""
+        everything = np.arange(len(index))
+        fit, proposed = (
+            predict(name, everything).astype(np.float64) for name in ("fit", "proposed")
+        )
+        plain = reranked(index, fit)
+        query = np.repeat(np.arange(len(plain.first)), plain.end - plain.first)
+        fit, proposed = _standard(fit, query), _standard(proposed, query)
+        mixes = MIXES if self.mix is None else (self.mix,)
+        # The first of equally good ones: the least of the other's score.
+        ways = [(self._judged(index, reranked(index, fit + mix * proposed)), mix) for mix in mixes]
+        mixed, mix = max(ways, key=lambda way: way[0].metrics["recall_sum"])
+        judged = self._judged(index, plain)
+        share = index.targets["share"][plain.first]
+        right = np.bincount(query, index.targets["right"]) > 0
+        return dataclasses.replace(
+            judged,
+            metrics={
+                **judged.metrics,
+                **{f"{name}@mixed": value for name, value in mixed.metrics.items()},
+                "mix": mix,
+                "proposed_recall": 100 * float(right.mean()),
+            },
+            samples={
+                **judged.samples,
+                **{f"{name}@mixed": value for name, value in mixed.samples.items()},
+            },
+            per_example={
+                **judged.per_example,
+                **{f"{name}@mixed": value for name, value in mixed.per_example.items()},
+            },
+            rows=(index.record[plain.first], share),
+        )
+
+    def _judged(self, index: ExampleIndex, found: Reranked) -> Evaluation:
+        gold = np.unique(index.keys["photo"][found.first], return_inverse=True)[1]
+        return RetrievalEvaluator(ties=self.ties).judge(found.counts, gold)
+
+
+def _standard(score: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """With mean 0 and spread 1 among the pairs of each query."""
+    count = np.bincount(query)
+    score = score - (np.bincount(query, score) / count)[query]
+    spread = np.sqrt(np.bincount(query, score**2) / count)
+    return score / np.where(spread > 0, spread, 1)[query]

@@ -22,7 +22,7 @@ from ml_collections import config_flags
 
 from mmjax.errors import UserError
 
-MODES = ("train", "eval", "predict")
+MODES = ("train", "eval", "predict", "audit")
 EXIT_USER_ERROR, EXIT_PREEMPTED, EXIT_INTERRUPTED = 2, 75, 130
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -32,8 +32,9 @@ _WORKDIR = flags.DEFINE_string(
     "workdir", None, "Where the run lives (local or gs://). Default: runs/<config>-<variant>."
 )
 _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
-_SPLIT = flags.DEFINE_enum("split", "dev", ("train", "dev", "test"), "For eval and predict.")
+_SPLIT = flags.DEFINE_enum("split", "dev", ("train", "dev", "test"), "For eval, predict and audit.")
 _TOP = flags.DEFINE_integer("top", 10, "Candidates per answer, for predict.", lower_bound=1)
+_AUDIT = flags.DEFINE_list("audit", [], "What --mode=audit takes away. Default: all that applies.")
 _DISTRIBUTED = flags.DEFINE_string(
     "distributed", "auto", "auto, on or off: connect to the other processes of this run."
 )
@@ -75,7 +76,9 @@ def main(argv: Sequence[str]) -> int:
             _print_result(workdir)
         return 0
     workdir.check(system.identity(), free=system.judging_keys())
-    if _MODE.value == "eval":
+    if _MODE.value == "audit":
+        _audit(system, workdir, config["eval"]["metric"])
+    elif _MODE.value == "eval":
         evaluation = system.evaluate(workdir, _SPLIT.value)
         # Entered when there is something to see, and before it is seen.
         if _SPLIT.value == "test" and distributed.is_main():
@@ -104,6 +107,20 @@ def main(argv: Sequence[str]) -> int:
             if page.exists():
                 print(f"the page to look at: {page}")
     return 0
+
+
+def _audit(system, workdir, metric: str) -> None:
+    from mmjax import audit
+    from mmjax.parallel import distributed
+
+    audit.check_names(_AUDIT.value)
+    found = audit.audit(system.judge(workdir), _SPLIT.value, metric, _AUDIT.value)
+    if not distributed.is_main():
+        return
+    if _SPLIT.value == "test":
+        workdir.look_at_test("--mode=audit")
+    audit.write_audit(workdir.path / "audit", found)
+    print(audit.table(found), end="")
 
 
 def _parse(argv: Sequence[str]) -> list[str]:

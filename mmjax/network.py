@@ -37,6 +37,7 @@ from mmjax.optim.trained import make_split
 from mmjax.parallel import distributed, rules
 from mmjax.parallel.mesh import make_mesh
 from mmjax.steps import make_predict_steps, make_train_step
+from mmjax.systems import Judge
 from mmjax.tasks import task_module
 from mmjax.tasks.base import Predictor
 from mmjax.workdir import WorkDir
@@ -87,7 +88,7 @@ class NetworkSystem:
             for split in splits:
                 if split == "test" and distributed.is_main():
                     workdir.look_at_test("the best checkpoint of a finished run")
-                evaluations[split] = self._evaluate(variables, chosen, split)
+                evaluations[split] = self._evaluate(variables, chosen, self._split(split))
             if distributed.is_main():
                 ids = {split: self._split(split).ids(e.rows) for split, e in evaluations.items()}
                 workdir.write_result(
@@ -101,15 +102,26 @@ class NetworkSystem:
                 )
 
     def evaluate(self, workdir: WorkDir, split: str) -> Evaluation:
+        judge = self.judge(workdir)
+        return judge.evaluate(judge.open(split))
+
+    def judge(self, workdir: WorkDir) -> Judge:
         with jax.set_mesh(self._mesh):
             self._prepare(workdir, fit=False)
-            return self._evaluate(*self._best(workdir), split)
+            state = self._best(workdir)
+
+        def evaluate(split: Split) -> Evaluation:
+            with jax.set_mesh(self._mesh):
+                return self._evaluate(*state, split)
+
+        return Judge(self._task, self._split, evaluate)
 
     def predict(self, workdir: WorkDir, split: str, top: int) -> list[dict[str, Any]]:
         with jax.set_mesh(self._mesh):
             self._prepare(workdir, fit=False)
-            predict = self._predict(self._best(workdir)[0], split)
-            return self._task.answers(self._split(split), predict, top)
+            data = self._split(split)
+            predict = self._predict(self._best(workdir)[0], data)
+            return self._task.answers(data, predict, top)
 
     def page(self, path: Any, split: str, answers: list[dict[str, Any]]) -> None:
         self._task.page(path, self._split(split), answers, self._config["label"])
@@ -352,7 +364,7 @@ class NetworkSystem:
         """Metrics on dev; those who watch get a picture of some answers too."""
         split = self._split("dev")
         # What the evaluator asked for is not computed again for the picture.
-        predict, by_number = self._predict(state.eval_variables(), "dev"), {}
+        predict, by_number = self._predict(state.eval_variables(), split), {}
 
         def remembered(name: str, examples: np.ndarray) -> np.ndarray:
             key = (name, examples.tobytes())
@@ -367,15 +379,14 @@ class NetworkSystem:
                 writer.image(int(state.step), "dev/sample", picture)
         return dict(evaluation.metrics)
 
-    def _evaluate(self, variables: Any, chosen: Mapping[str, float], split: str) -> Evaluation:
+    def _evaluate(self, variables: Any, chosen: Mapping[str, float], split: Split) -> Evaluation:
         evaluator = self._task.evaluator()
         if chosen:
             evaluator = dataclasses.replace(evaluator, **chosen)
-        return evaluator.evaluate(self._split(split).index, self._predict(variables, split))
+        return evaluator.evaluate(split.index, self._predict(variables, split))
 
-    def _predict(self, variables: Any, split_name: str) -> Any:
+    def _predict(self, variables: Any, split: Split) -> Any:
         """The function (name of a predictor, example numbers) -> outputs, in that order."""
-        split = self._split(split_name)
 
         def predict(name: str, examples: np.ndarray) -> np.ndarray:
             features = self._predictors[name].features
@@ -428,10 +439,16 @@ class NetworkSystem:
     def _sources(self) -> dict[str, Source]:
         return {}
 
+    @functools.cached_property
+    def _records(self) -> dict[str, Source]:
+        """As the dataset has them, without what the task reads beside them."""
+        return {}
+
     def _open_source(self, name: str) -> Source:
         if name not in self._sources:  # once: finding and listing photos takes its time
             data = self._options["data"]
-            self._sources[name] = open_source(data, name, photos=self._task.photos)
+            self._records[name] = open_source(data, name, photos=self._task.photos)
+            self._sources[name] = self._task.read_with(self._records[name], name)
         return self._sources[name]
 
     def _split(self, name: str) -> Split:
@@ -442,7 +459,7 @@ class NetworkSystem:
 
     def _dataset(self, sizes: Mapping[str, int]) -> dict[str, Any]:
         """What `mmjax.report` must know of it; `sizes`: of the splits that were judged."""
-        source = self._split("train").source
+        source = self._records["train"]
         sizes = {name: len(split.index) for name, split in sorted(self._splits.items())} | sizes
         return {
             "name": source.name.rpartition(":")[0],
@@ -454,8 +471,8 @@ class NetworkSystem:
         model = self._options["model"]
         keys = ("weights", "label_weights", "image_weights")
         folders = {key: getattr(model, key, None) for key in keys}
-        if (place := self._options["train"].init_from) is not None:
-            folders["init_from"] = str(artifact_folder(place))
+        runs = {"init_from": self._options["train"].init_from, **self._task.runs}
+        folders |= {key: str(artifact_folder(place)) for key, place in runs.items() if place}
         return [parent(key, folder) for key, folder in folders.items() if folder]
 
 

@@ -6,11 +6,14 @@ every table is one command, whichever kind it is.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from mmjax import config as config_lib
+from mmjax.data.examples import Featurizer
+from mmjax.data.splits import Split
 from mmjax.errors import UserError
 from mmjax.evaluators import Evaluation
 from mmjax.workdir import WorkDir
@@ -20,6 +23,21 @@ SYSTEMS = {
     "network": "mmjax.network:NetworkSystem",
     "bm25": "mmjax.baselines.bm25_system:Bm25System",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class Judge:
+    """A finished run, opened: it scores split after split with one and the same state.
+
+    Attributes:
+      task: whose examples they are.
+      open: a split by its name.
+      evaluate: the scores of a split, which may be of a source that the run does not know.
+    """
+
+    task: Featurizer
+    open: Callable[[str], Split]
+    evaluate: Callable[[Split], Evaluation]
 
 
 class System(Protocol):
@@ -36,6 +54,9 @@ class System(Protocol):
 
     def evaluate(self, workdir: WorkDir, split: str) -> Evaluation:
         """Scores on a split what `train` left."""
+
+    def judge(self, workdir: WorkDir) -> Judge:
+        """What `train` left, to be scored on more than one split."""
 
     def predict(self, workdir: WorkDir, split: str, top: int) -> list[dict[str, Any]]:
         """The answer to every example of a split, as JSON values."""

@@ -14,6 +14,7 @@ from mmjax.config import DataOptions, EvalOptions, limited
 from mmjax.data.splits import Split, open_split
 from mmjax.evaluators import Evaluation
 from mmjax.metrics.retrieval import ranking_from_scores
+from mmjax.systems import Judge
 from mmjax.tasks import task_module
 from mmjax.workdir import WorkDir
 
@@ -77,6 +78,9 @@ class Bm25System:
 
     def evaluate(self, workdir: WorkDir, split: str) -> Evaluation:
         return self._evaluate(self._split(split))
+
+    def judge(self, workdir: WorkDir) -> Judge:
+        return Judge(self._task, self._split, self._evaluate)
 
     def predict(self, workdir: WorkDir, split: str, top: int) -> list[dict[str, Any]]:
         data = self._split(split)

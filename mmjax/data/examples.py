@@ -48,6 +48,7 @@ class Featurizer(Protocol):
       cached: features that depend on the dialogue alone and are small, so that they may be kept
         in memory.
       photos: whether it reads pixels: the photos are prepared only for those that do.
+      inputs: what it reads of a dialogue, of `mmjax.data.perturb.INPUTS`.
       identity: JSON values that, with a source's fingerprint, determine its examples.
     """
 
@@ -55,10 +56,18 @@ class Featurizer(Protocol):
     key_names: Sequence[str]
     cached: Collection[str]
     photos: bool
+    inputs: Collection[str]
     identity: Mapping[str, Any]
 
     def examples(self, dialogue: Dialogue) -> Iterable[Example]:
         """The dialogue's examples. Raises SkipRecord."""
+
+    def remaining(self, dialogue: Dialogue, subs: Sequence[int]) -> Iterable[Example]:
+        """What became of the examples `subs` when something was taken away from their dialogue.
+
+        They are the same ones, however little is left of them. Raises SkipRecord where they cannot
+        be.
+        """
 
     def featurize(
         self, dialogue: Dialogue, sub: int, rng: np.random.Generator | None

@@ -70,13 +70,27 @@ def open_index(
     return index
 
 
-def build_index(task: Featurizer, source: Source) -> ExampleIndex:
-    """One pass over `source`."""
+def build_index(
+    task: Featurizer, source: Source, before: ExampleIndex | None = None
+) -> ExampleIndex:
+    """One pass over `source`.
+
+    Args:
+      before: the index of what `source` was before something was taken away from its dialogues:
+        its examples are kept, even those of which nothing is left.
+    """
+    asked = collections.defaultdict(list)
+    for i, example in zip(*((before.record, before.sub) if before else ((), ())), strict=True):
+        asked[int(i)].append(int(example))
     record, sub, skipped = [], [], collections.Counter()
     lengths, keys, targets = (collections.defaultdict(list) for _ in range(3))
     for i in range(len(source)):
+        if before is not None and i not in asked:
+            continue
         try:
-            examples = list(task.examples(source[i]))
+            dialogue = source[i]
+            found = task.remaining(dialogue, asked[i]) if before else task.examples(dialogue)
+            examples = list(found)
         except SkipRecord as reason:
             skipped[str(reason)] += 1
             continue

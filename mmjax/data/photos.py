@@ -2,30 +2,26 @@
 
 Photos are a set of their own beside the dialogues, because one photo is shared in many of them,
 and because a run that reads texts alone should not prepare, or read, a single pixel.
-
-For controls a set can also be had "blank", every photo the same grey, or "shuffled", every photo
-with the pixels of another one: what a model finds then, it did not see.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-import io
 import os
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 from etils import epath
-from PIL import Image
 
 from mmjax.data.array_cache import read_arrays, write_arrays
 from mmjax.data.records import Records
 from mmjax.data.schema import PhotoFile
-from mmjax.errors import UserError
 
 SPLIT = "photos"
+
+T = TypeVar("T")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,35 +36,39 @@ class StoredPhoto:
         return self.records[self.row]["data"]
 
 
-class PhotoSet(Mapping[str, PhotoFile]):
-    """id -> where its pixels are. `fingerprint` stands for the content of all photos."""
+class StoredSet(Mapping[str, T]):
+    """id -> where what is stored of a photo is. `fingerprint` stands for the content of all.
 
-    def __init__(self, folder: Any, cache_dir: Any, pixels: str = "real"):
+    A kind of content says in which split of records it is, and what an entry is.
+    """
+
+    split: ClassVar[str]
+
+    def __init__(self, folder: Any, cache_dir: Any):
         """
         Args:
           folder: with the prepared records {"id", "data"}.
           cache_dir: where the table of ids and digests is kept; it is made by one pass.
-          pixels: "real", "blank" or "shuffled".
         """
-        self._records, self._blank = Records(folder, SPLIT), pixels == "blank"
-        content = self._records.fingerprint
-        self.fingerprint = content if pixels == "real" else f"{content}-{pixels}"
+        self._records = Records(folder, self.split)
+        self.fingerprint = self._records.fingerprint
         path = epath.Path(os.fspath(cache_dir)).expanduser() / "index"
-        path /= f"photos-{content[:24]}.npz"
+        path /= f"{self.split}-{self.fingerprint[:24]}.npz"
         table = read_arrays(path)
         if table is None:
             table = self._read_all()
             write_arrays(path, table)
         ids = table["ids"].tobytes().decode().split("\0") if len(self._records) else []
         self._digests = table["digests"]
-        rows = shuffled_rows(self._digests) if pixels == "shuffled" else range(len(ids))
-        self._rows = {name: int(row) for name, row in zip(ids, rows, strict=True)}
+        self._rows = {name: row for row, name in enumerate(ids)}
 
-    def __getitem__(self, name: str) -> PhotoFile:
+    def __getitem__(self, name: str) -> T:
         row = self._rows[name]
-        if self._blank:
-            return BLANK
-        return StoredPhoto(self._records, row, self._digests[row].tobytes().hex())
+        return self.stored(self._records, row, self._digests[row].tobytes().hex())
+
+    def stored(self, records: Records, row: int, digest: str) -> T:
+        """The entry of a record."""
+        raise NotImplementedError
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._rows)
@@ -86,6 +86,15 @@ class PhotoSet(Mapping[str, PhotoFile]):
         return {"ids": np.frombuffer(b"\0".join(names), np.uint8), "digests": digests}
 
 
+class PhotoSet(StoredSet[PhotoFile]):
+    """id -> where its pixels are."""
+
+    split = SPLIT
+
+    def stored(self, records: Records, row: int, digest: str) -> PhotoFile:
+        return StoredPhoto(records, row, digest)
+
+
 @dataclasses.dataclass(frozen=True)
 class BytesPhoto:
     """A photo in memory (a `PhotoFile`): tests, and photos that were made up."""
@@ -98,37 +107,3 @@ class BytesPhoto:
 
     def read(self) -> bytes:
         return self.data
-
-
-def _grey() -> BytesPhoto:
-    """One photo of the mean colour of ImageNet: zero once it is normalised."""
-    data = io.BytesIO()
-    Image.new("RGB", (8, 8), (124, 116, 104)).save(data, "PNG")
-    return BytesPhoto(data.getvalue())
-
-
-BLANK = _grey()
-
-
-def shuffled_rows(digests: np.ndarray) -> np.ndarray:
-    """For each photo another one whose pixels it gets; photos with equal content stay equal.
-
-    Args:
-      digests: uint8 [N, 16], of the contents.
-
-    Returns:
-      int64 [N].
-
-    Raises:
-      UserError: all photos are the same.
-    """
-    _, first, content = np.unique(digests, axis=0, return_index=True, return_inverse=True)
-    if len(first) < 2:
-        raise UserError(
-            "config.data.pixels=shuffled needs photos that differ: there are none to exchange."
-        )
-    # One cycle through a random order: nobody keeps its own.
-    order = np.random.default_rng(0).permutation(len(first))
-    other = np.empty(len(first), np.int64)
-    other[order] = np.roll(order, 1)
-    return first[other[content.reshape(-1)]]

@@ -79,11 +79,36 @@ class Turn:
 
 
 @dataclass(frozen=True, slots=True)
+class Proposal:
+    """What another system answered where a photo was shared; see `mmjax.data.candidates`.
+
+    Attributes:
+      photos: best first, no two with the same labels; there is at least one.
+      right: which of them is the shared one, or has its labels; -1: none.
+      scores: of each, falling.
+      alike: of each, how many photos among all candidates have its labels.
+      above, equal: how many of all candidates scored higher than the shared photo, and the same.
+    """
+
+    photos: tuple[Photo, ...]
+    right: int
+    scores: tuple[float, ...]
+    alike: tuple[int, ...]
+    above: int
+    equal: int
+
+
+@dataclass(frozen=True, slots=True)
 class Dialogue:
-    """Turns in the order in which they were said."""
+    """Turns in the order in which they were said.
+
+    `proposals` has one for each shared photo, in their order, where a source adds them (None where
+    nothing was proposed); they are not on disk.
+    """
 
     id: str
     turns: tuple[Turn, ...]
+    proposals: tuple[Proposal | None, ...] = ()
 
 
 def to_record(dialogue: Dialogue) -> dict[str, Any]:
@@ -105,12 +130,15 @@ def to_record(dialogue: Dialogue) -> dict[str, Any]:
 
 
 def from_record(
-    record: Mapping[str, Any], photos: Mapping[str, PhotoFile] | None = None
+    record: Mapping[str, Any],
+    photos: Mapping[str, PhotoFile] | None = None,
+    regions: Mapping[str, RegionFile] | None = None,
 ) -> Dialogue:
     """The dialogue in one record as `as_data_source` yields it: bytes, and columns per field.
 
     Args:
       photos: id -> where its pixels are, for those that can be had.
+      regions: id -> where the features of its regions are, likewise.
     """
     boxes = _boxes(record["boxes"])
     shared: dict[int, list[Photo]] = {}
@@ -124,6 +152,7 @@ def from_record(
             url.decode(),
             tuple(boxes.get(number, ())),
             photos.get(name) if photos else None,
+            regions.get(name) if regions else None,
         )
         shared.setdefault(int(k), []).append(photo)
     turns = record["turns"]

@@ -17,7 +17,7 @@ import io
 import json
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol, runtime_checkable
 
 from absl import logging as absl_logging
@@ -26,7 +26,8 @@ from etils import epath
 from mmjax.data.photos import PhotoSet
 from mmjax.data.quiet import quiet
 from mmjax.data.records import Records
-from mmjax.data.schema import SPLITS, Dialogue, from_record, to_record
+from mmjax.data.region_set import RegionSet
+from mmjax.data.schema import SPLITS, Dialogue, PhotoFile, RegionFile, from_record, to_record
 from mmjax.errors import UserError
 
 # Dataset name -> module with its `Builder`. A new dataset is one package and one line here.
@@ -34,15 +35,26 @@ DATASETS = {
     "photochat": "tfds_builders.photochat.photochat_dataset_builder",
     "dialogue_folder": "tfds_builders.dialogue_folder.dialogue_folder_dataset_builder",
     "photo_folder": "tfds_builders.photo_folder.photo_folder_dataset_builder",
+    "coco_captions": "tfds_builders.coco_captions.coco_captions_dataset_builder",
 }
+
+_LOOKED_AT = 1000  # photos, to see whether features have ids as the dataset's
 
 
 @runtime_checkable
 class Source(Protocol):
-    """Random access to dialogues. `name`: "photochat/release:train"; `fingerprint`: hex."""
+    """Random access to dialogues.
+
+    Attributes:
+      name: "photochat/release:train"; fingerprint: of the content, hexadecimal.
+      photos: where the pixels of its photos are, by id; None: they are not at hand.
+      regions: where the features of their regions are, likewise.
+    """
 
     name: str
     fingerprint: str
+    photos: Mapping[str, PhotoFile] | None
+    regions: Mapping[str, RegionFile] | None
 
     def __len__(self) -> int: ...
 
@@ -57,7 +69,7 @@ def open_dataset(
     manual_dir: Any = None,
     max_bad_records: int = 0,
     photos: bool = False,
-    pixels: str = "real",
+    regions: str | None = None,
 ) -> TfdsSource:
     """A split ("train", "dev", "test") of a dataset, prepared under `data_dir` when it is not.
 
@@ -66,7 +78,8 @@ def open_dataset(
     `max_bad_records`: how many records of the original files may be left out (and logged), and how
     many photos.
     `photos`: also prepare the photos, so that those that can be had have a `file`.
-    `pixels`: "real", "blank" or "shuffled", see `mmjax.data.photos`.
+    `regions`: folder or file with features of the photos' regions, see
+    `tfds_builders.region_files`.
     Raises `UserError` when the dataset cannot be had: unknown, absent, damaged, no room for it.
     """
     dataset, _, config = name.partition("/")
@@ -94,13 +107,47 @@ def open_dataset(
         origin = builder.photos()
         if origin is None:
             raise UserError(f"{name} has no photos, only texts about them: choose another dataset.")
-        found = _open_photos(dataset, origin, data_dir, max_bad_records, pixels)
-    return TfdsSource(builder.data_path, split, found)
+        found = _open_photos(dataset, origin, data_dir, max_bad_records)
+    if regions is None:
+        return TfdsSource(builder.data_path, split, found)
+    features = _open_regions(regions, data_dir, max_bad_records)
+    source = TfdsSource(builder.data_path, split, found, features)
+    _check_known(source, features, regions)
+    return source
 
 
-def _open_photos(
-    dataset: str, origin: Any, data_dir: Any, max_bad_records: int, pixels: str
-) -> PhotoSet:
+def _open_regions(place: str, data_dir: Any, max_bad_records: int) -> RegionSet:
+    with quiet():
+        from tfds_builders.region_files import region_files
+        from tfds_builders.region_set import RegionSetBuilder
+
+        builder = RegionSetBuilder(
+            data_dir=os.fspath(data_dir),
+            regions=region_files(place),
+            max_bad_records=max_bad_records,
+        )
+        _prepare(builder)
+    builder.check_prepared()
+    return RegionSet(builder.data_path, data_dir)
+
+
+def _check_known(source: TfdsSource, regions: RegionSet, place: str) -> None:
+    """Ids of another kind (a number without the zeros before it) are noticed at once."""
+    asked = []
+    for i in range(len(source)):
+        asked += [photo for turn in source[i].turns for photo in turn.photos]
+        if any(photo.regions is not None for photo in asked):
+            return
+        if len(asked) > _LOOKED_AT:
+            break
+    if asked:
+        raise UserError(
+            f"config.data.regions={place} has none of the photos of {source.name}: its ids are "
+            f"such as {next(iter(regions))!r}, the dataset's such as {asked[0].id!r}."
+        )
+
+
+def _open_photos(dataset: str, origin: Any, data_dir: Any, max_bad_records: int) -> PhotoSet:
     with quiet():
         from tfds_builders.photo_set import PhotoSetBuilder
 
@@ -112,7 +159,7 @@ def _open_photos(
         )
         _prepare(builder)
     builder.check_prepared()
-    return PhotoSet(builder.data_path, data_dir, pixels)
+    return PhotoSet(builder.data_path, data_dir)
 
 
 class ListSource:
@@ -121,12 +168,16 @@ class ListSource:
     def __init__(self, dialogues: Sequence[Dialogue], name: str = "list:train"):
         self.name = name
         self._dialogues = tuple(dialogues)
+        shared = [p for dialogue in dialogues for turn in dialogue.turns for p in turn.photos]
+        self.photos = {p.id: p.file for p in shared if p.file is not None} or None
+        self.regions = {p.id: p.regions for p in shared if p.regions is not None} or None
         state = hashlib.sha256(name.encode())
         for dialogue in self._dialogues:
             state.update(json.dumps(to_record(dialogue)).encode() + b"\n")
             for turn in dialogue.turns:
                 for photo in turn.photos:
-                    state.update(b"" if photo.file is None else photo.file.digest.encode())
+                    for stored in (photo.file, photo.regions):
+                        state.update(b"" if stored is None else stored.digest.encode())
         self.fingerprint = state.hexdigest()
 
     def __len__(self) -> int:
@@ -141,21 +192,28 @@ class TfdsSource:
 
     Attributes:
       photos: where the pixels of its photos are, by id; None: they were not asked for.
+      regions: where the features of their regions are; likewise.
     """
 
-    def __init__(self, folder: Any, split: str, photos: PhotoSet | None = None):
+    def __init__(
+        self,
+        folder: Any,
+        split: str,
+        photos: PhotoSet | None = None,
+        regions: RegionSet | None = None,
+    ):
         self._records = Records(folder, split)
-        self.photos = photos
+        self.photos, self.regions = photos, regions
         self.name, self.fingerprint = self._records.name, self._records.fingerprint
-        if photos is not None:
-            both = f"{self.fingerprint} {photos.fingerprint}"
+        for other in (x for x in (photos, regions) if x is not None):
+            both = f"{self.fingerprint} {other.fingerprint}"
             self.fingerprint = hashlib.sha256(both.encode()).hexdigest()
 
     def __len__(self) -> int:
         return len(self._records)
 
     def __getitem__(self, i: int) -> Dialogue:
-        return from_record(self._records[i], self.photos)
+        return from_record(self._records[i], self.photos, self.regions)
 
 
 def _known(name: str, names: Sequence[str], what: str) -> None:

@@ -9,7 +9,12 @@ import numpy as np
 from mmjax.config import DataOptions
 from mmjax.data.examples import Featurizer
 from mmjax.data.index import ExampleIndex, open_index
+from mmjax.data.perturb import perturbed
 from mmjax.data.sources import Source, open_dataset
+from mmjax.errors import UserError
+
+# config.data.pixels -> the perturbation.
+_PIXELS = {"blank": "images_blanked", "shuffled": "images_shuffled"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,16 +38,26 @@ class Split:
 
 
 def open_source(options: DataOptions, split: str, *, photos: bool = False) -> Source:
-    """The records of a split, and the photos where pixels are read, prepared where they are not."""
-    return open_dataset(
+    """The records of a split, and the photos where pixels are read, prepared where they are not.
+
+    Raises:
+      UserError: as `open_dataset`, or `config.data.pixels` cannot be had.
+    """
+    source = open_dataset(
         options.dataset,
         split,
         data_dir=options.data_dir,
         manual_dir=options.manual_dir,
         max_bad_records=options.max_bad_records,
         photos=photos,
-        pixels=options.pixels,
+        regions=options.regions,
     )
+    if options.pixels == "real" or not (photos or options.regions):
+        return source
+    try:
+        return perturbed(source, _PIXELS[options.pixels])
+    except UserError as error:
+        raise UserError(f"config.data.pixels={options.pixels}: {error}") from error
 
 
 def open_split(task: Featurizer, options: DataOptions, split: str) -> Split:

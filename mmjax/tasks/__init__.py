@@ -11,6 +11,7 @@ from mmjax.errors import UserError
 # name -> module with OPTIONS and MODEL_OPTIONS (dataclasses) and TASK (a class over both).
 TASKS = {
     "intent": "mmjax.tasks.intent",
+    "rerank": "mmjax.tasks.rerank",
     "retrieval": "mmjax.tasks.retrieval",
 }
 

@@ -8,13 +8,15 @@ name it in `mmjax/tasks/__init__.py`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 
-from mmjax.data.examples import Featurizer
+from mmjax.data.examples import Example, Featurizer
+from mmjax.data.perturb import INPUTS
+from mmjax.data.schema import Dialogue
 from mmjax.data.sources import Source
 from mmjax.data.splits import Split
 from mmjax.evaluators import Evaluator, Predict
@@ -45,11 +47,25 @@ class Task(Featurizer, Protocol):
     """
 
     photos = False
+    inputs: Collection[str] = frozenset(INPUTS)
+
+    def remaining(self, dialogue: Dialogue, subs: Sequence[int]) -> Iterable[Example]:
+        """Where `examples` leaves none out because little is left of it."""
+        return self.examples(dialogue)
+
+    @property
+    def runs(self) -> Mapping[str, str]:
+        """The runs ("run://DIR") whose answers it reads, by option."""
+        return {}
 
     @property
     def independent(self) -> bool:
         """Whether the model's outputs for an example depend on that example alone."""
         return True
+
+    def read_with(self, source: Source, split: str) -> Source:
+        """The records of a split with what the task reads beside them (another run's answers)."""
+        return source
 
     def fit(self, source: Source, folder: Any) -> None:
         """Makes what is fitted on training data (vocabularies, ...) and writes it to `folder`."""

@@ -8,8 +8,9 @@ from __future__ import annotations
 from mmjax.models.presets import ENCODER_DECODER_PRESETS
 from mmjax.tasks.intent_encoder import EncoderIntentTask
 from mmjax.tasks.intent_examples import IntentOptions
-from mmjax.tasks.intent_task import IntentTask, ModelOptions
+from mmjax.tasks.intent_task import IntentTask
 from mmjax.tasks.intent_text import TextToTextIntentTask
+from mmjax.tasks.text_classifier import ModelOptions
 from mmjax.tasks.towers import FROM_FOLDER, open_weights
 
 

@@ -8,15 +8,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mmjax.errors import UserError
 from mmjax.losses.cross_entropy import cross_entropy
 from mmjax.losses.objective import LocalTerm, Objective
-from mmjax.models.turn_classifier import TurnClassifier, TurnClassifierConfig
-from mmjax.pretrained.loading import load_transformer
+from mmjax.models.turn_classifier import TurnClassifier
 from mmjax.tasks.base import Predictor
 from mmjax.tasks.intent_examples import IntentExamples
 from mmjax.tasks.intent_task import IntentTask
-from mmjax.tasks.towers import text_tower
+from mmjax.tasks.text_classifier import load_text_classifier, text_classifier
 
 
 class EncoderIntentTask(IntentTask):
@@ -25,24 +23,12 @@ class EncoderIntentTask(IntentTask):
     reader = IntentExamples
 
     def module(self) -> TurnClassifier:
-        model = self.model
-        encoder = text_tower(
-            "text",
-            model.text,
+        return text_classifier(
+            self.model,
             self._weights,
             self._examples.tokenizer,
-            dropout=model.dropout,
-            dtype=model.dtype,
-            unroll=model.unroll,
-            remat=model.remat,
+            max_length=self.options.max_length,
         )
-        position = encoder.position
-        if position is not None and self.options.max_length > position.max_positions:
-            raise UserError(
-                f"config.task.max_length={self.options.max_length} is more than the encoder's "
-                f"{position.max_positions} positions."
-            )
-        return TurnClassifier(TurnClassifierConfig(encoder, model.hidden_dim, model.activation))
 
     def objective(self) -> Objective:
         return Objective([LocalTerm("intent", self._loss)])
@@ -70,7 +56,4 @@ class EncoderIntentTask(IntentTask):
 
     def initial_variables(self, target: Any) -> tuple[Any, Mapping[str, Any]]:
         found, reports = super().initial_variables(target)
-        if self._weights is not None:
-            loaded = load_transformer(self._weights, target["params"]["text_tower"])
-            found["params"]["text_tower"], reports["text_tower"] = loaded
-        return found, reports
+        return found, {**reports, **load_text_classifier(self._weights, found, target)}

@@ -2,53 +2,25 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar
 
 import numpy as np
 from etils import epath
 
-from mmjax.config import limited
 from mmjax.data import tokenizers
 from mmjax.data.examples import Example
 from mmjax.data.featurize import Ragged, buckets_up_to
+from mmjax.data.perturb import INPUTS
 from mmjax.data.schema import Dialogue
 from mmjax.data.sources import Source
 from mmjax.data.splits import Split
 from mmjax.evaluators import Predict, TurnEvaluator, turn_rows
 from mmjax.tasks.base import Task
 from mmjax.tasks.intent_examples import PLACES, TOKENS, IntentExamples, IntentOptions, answer
+from mmjax.tasks.text_classifier import ModelOptions
 from mmjax.tasks.towers import check_vocabulary, fit_tokenizer, open_weights
-
-
-@dataclasses.dataclass(frozen=True)
-class ModelOptions:
-    """The network.
-
-    Attributes:
-      text: preset (`mmjax.models.presets`) of an encoder, which gets a head, or of an
-        encoder-decoder, which answers in words; "weights": as the folder says.
-      weights: Hugging Face folder or hub id to start from, with its tokenizer; None: from scratch.
-      hidden_dim, activation: of the layer between an encoder and its logits.
-      vocab_size: of the SentencePiece vocabulary that is trained on the training dialogues when
-        there is no `weights` folder.
-      dropout: everywhere in the network; None: as the preset.
-      dtype: what is computed in.
-      unroll: layers per trip of the loop over layers; 0: all.
-      remat: what the backward pass computes again.
-    """
-
-    text: str = "bert-base"
-    weights: str | None = None
-    hidden_dim: int = limited(128, low=1)
-    activation: Literal["tanh", "relu", "none"] = "tanh"
-    vocab_size: int = limited(8000, low=1)
-    dropout: float | None = limited(None, low=0, high=1)
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    unroll: int = limited(1, low=0)
-    remat: Literal["none", "full", "dots"] = "none"
 
 
 class IntentTask(Task):
@@ -59,6 +31,7 @@ class IntentTask(Task):
     """
 
     key_names = ()
+    inputs = INPUTS.keys() - {"images", "labels"}
     reader: type[IntentExamples]
     _rows: ClassVar = {"predictor": "share", "target": "share", "places": "label"}
     cached = (*TOKENS, *PLACES)

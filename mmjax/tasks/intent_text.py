@@ -18,7 +18,8 @@ from mmjax.models.text_to_text import TextToText, TextToTextConfig
 from mmjax.pretrained.loading import load_transformer
 from mmjax.tasks.base import Predictor
 from mmjax.tasks.intent_examples import ANSWERS, IntentOptions, IntentTexts
-from mmjax.tasks.intent_task import IntentTask, ModelOptions
+from mmjax.tasks.intent_task import IntentTask
+from mmjax.tasks.text_classifier import ModelOptions
 from mmjax.tasks.towers import encoder_decoder
 
 
@@ -26,6 +27,7 @@ class TextToTextIntentTask(IntentTask):
     """The score compares the two answers; what is written word by word is judged beside it."""
 
     reader = IntentTexts
+    inputs = IntentTask.inputs - {"speakers"}
 
     def __init__(self, options: IntentOptions, model: ModelOptions):
         if options.prefix != "separate":

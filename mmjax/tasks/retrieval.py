@@ -33,6 +33,7 @@ from mmjax.metrics.retrieval import Ranking, ranking_from_embeddings
 from mmjax.tasks.base import Predictor
 from mmjax.tasks.retrieval_dual_encoder import DualEncoderModel
 from mmjax.tasks.retrieval_examples import (
+    ExampleText,
     RetrievalOptions,
     RetrievalText,
     query_text,
@@ -92,12 +93,11 @@ class RetrievalTask(RetrievalText):
             sides["photo"] = Ragged(pad, buckets_up_to(self.options.label_max_length))
         return sides
 
-    def examples(self, dialogue: Dialogue) -> Iterable[Example]:
-        for sub, query, labels, keys in self.texts(dialogue):
-            lengths = {"query": len(self._query(query))}
-            if self.reads:
-                lengths["photo"] = len(self._label_ids(labels))
-            yield Example(sub, lengths, keys)
+    def _example(self, text: ExampleText) -> Example:
+        lengths = {"query": len(self._query(text.query))}
+        if self.reads:
+            lengths["photo"] = len(self._label_ids(text.labels))
+        return Example(text.sub, lengths, text.keys)
 
     def featurize(
         self, dialogue: Dialogue, sub: int, rng: np.random.Generator | None
@@ -129,8 +129,12 @@ class RetrievalTask(RetrievalText):
             ) from error
 
     def _regions(self, photo: Photo) -> tuple[np.ndarray, np.ndarray]:
+        options = self.options.regions
+        if photo.regions is None:
+            nothing = np.zeros((options.count, options.dim), np.float32)
+            return nothing, np.zeros(options.count, bool)
         try:
-            return read_regions(photo.regions, self.options.regions)
+            return read_regions(photo.regions, options)
         except BadRegionsError as error:
             raise UserError(
                 f"the features of photo {photo.id}'s regions cannot be used ({error}): mend them, "

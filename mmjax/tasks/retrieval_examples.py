@@ -7,8 +7,9 @@ before; a candidate is a photo, known by the text of its object labels, by its p
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -17,6 +18,7 @@ from mmjax.config import judging, limited
 from mmjax.data.examples import Example, SkipRecord
 from mmjax.data.featurize import Ragged
 from mmjax.data.images import ImageOptions, decode_image
+from mmjax.data.perturb import INPUTS
 from mmjax.data.regions import RegionOptions
 from mmjax.data.schema import Dialogue, Photo
 from mmjax.data.splits import Split
@@ -24,6 +26,8 @@ from mmjax.evaluators import Pool, RetrievalEvaluator, candidate_pool
 from mmjax.metrics.retrieval import RankCounts, Ranking, recall_at_k
 from mmjax.observe.page import thumbnail, write_page
 from mmjax.observe.sheet import contact_sheet
+
+Query = Literal["sharer", "both", "marked"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +38,7 @@ class RetrievalOptions:
       candidate: what is seen of a photo: the text of its labels (DE_label), its pixels (DE_img),
         both (DE), or features of its regions (SCAN).
       query: whose turns before the share make the query, joined by a space: the sharer's (as in
-        the paper), or both speakers'.
+        the paper), or both speakers'; "marked": both, each said to be whose.
       query_max_length, label_max_length: tokens, with [CLS] and [SEP].
       keep: which end of a query that is too long is kept.
       label_separator: between the labels of a photo.
@@ -51,7 +55,7 @@ class RetrievalOptions:
     """
 
     candidate: Literal["labels", "pixels", "both", "regions"] = "labels"
-    query: Literal["sharer", "both"] = "sharer"
+    query: Query = "sharer"
     query_max_length: int = limited(128, low=3)
     label_max_length: int = limited(128, low=3)
     keep: Literal["end", "start"] = "end"
@@ -71,21 +75,41 @@ def shared_photo(dialogue: Dialogue, sub: int) -> tuple[int, Photo]:
     return shares[sub]
 
 
-def asking_turns(dialogue: Dialogue, sub: int, speakers: Literal["sharer", "both"]) -> list[int]:
+def asking_turns(dialogue: Dialogue, sub: int, speakers: Query) -> list[int]:
     """Positions of the turns before the share that make the query."""
     position, _ = shared_photo(dialogue, sub)
     sharer = dialogue.turns[position].speaker
     return [
         i
         for i, turn in enumerate(dialogue.turns[:position])
-        if turn.text.strip() and (speakers == "both" or turn.speaker == sharer)
+        if turn.text.strip() and (speakers != "sharer" or turn.speaker == sharer)
     ]
 
 
-def query_text(dialogue: Dialogue, sub: int, speakers: Literal["sharer", "both"]) -> str:
-    """What was said before the share, by the sharer or by both, joined by a space."""
-    asking = asking_turns(dialogue, sub, speakers)
-    return " ".join(dialogue.turns[i].text.strip() for i in asking)
+def query_text(dialogue: Dialogue, sub: int, speakers: Query) -> str:
+    """What was said before the share, by the sharer or by both, joined by a space.
+
+    Marked, the sharer's turns are "me: ..." and the others' "you: ...", once where one of them goes
+    on: words, which every tokenizer and every pretrained encoder knows.
+    """
+    turns = [dialogue.turns[i] for i in asking_turns(dialogue, sub, speakers)]
+    if speakers != "marked":
+        return " ".join(turn.text.strip() for turn in turns)
+    sharer = dialogue.turns[shared_photo(dialogue, sub)[0]].speaker
+    said = itertools.groupby(turns, key=lambda turn: turn.speaker == sharer)
+    return " ".join(
+        " ".join(["me:" if own else "you:", *(turn.text.strip() for turn in group)])
+        for own, group in said
+    )
+
+
+class ExampleText(NamedTuple):
+    """An example's texts; `sub`, `keys` as in `Example`."""
+
+    sub: int
+    query: str
+    labels: str
+    keys: Mapping[str, str]
 
 
 class RetrievalText:
@@ -112,6 +136,12 @@ class RetrievalText:
         """Whether features of regions are seen."""
         return self.options.candidate == "regions"
 
+    @property
+    def inputs(self) -> frozenset[str]:
+        reads = {"labels": self.reads, "images": self.photos or self.regions}
+        reads["speakers"] = self.options.query == "sharer"
+        return frozenset(name for name in INPUTS if reads.get(name, True))
+
     def query(self, dialogue: Dialogue, sub: int) -> str:
         """The text that asks."""
         return query_text(dialogue, sub, self.options.query)
@@ -134,10 +164,18 @@ class RetrievalText:
         return ("photo", alike) if masked else ("photo",)
 
     def examples(self, dialogue: Dialogue) -> Iterable[Example]:
-        return (Example(sub, {}, keys) for sub, _, _, keys in self.texts(dialogue))
+        return map(self._example, self.texts(dialogue))
 
-    def texts(self, dialogue: Dialogue) -> Iterable[tuple[int, str, str, dict[str, str]]]:
-        """(sub, query, labels, keys) of every example in the dialogue.
+    def remaining(self, dialogue: Dialogue, subs: Sequence[int]) -> Iterable[Example]:
+        """A query or a candidate of which nothing is left is an empty text."""
+        shares = [photo for turn in dialogue.turns for photo in turn.photos]
+        return map(self._example, (self._text(dialogue, sub, shares[sub]) for sub in subs))
+
+    def _example(self, text: ExampleText) -> Example:
+        return Example(text.sub, {}, text.keys)
+
+    def texts(self, dialogue: Dialogue) -> Sequence[ExampleText]:
+        """Every example in the dialogue.
 
         Raises:
           SkipRecord: no photo is shared, nothing was said before, or nothing is known of it.
@@ -147,20 +185,24 @@ class RetrievalText:
             raise SkipRecord("no photo is shared")
         found = []
         for sub, photo in enumerate(shares):
-            query, labels = self.query(dialogue, sub), self.labels(dialogue, sub)
-            seen = (self.reads and bool(labels)) or (self.photos and photo.file is not None)
+            text = self._text(dialogue, sub, photo)
+            seen = (self.reads and text.labels) or (self.photos and photo.file is not None)
             seen = seen or (self.regions and photo.regions is not None)
-            if query and seen:
-                found.append((sub, query, labels, self._keys(photo, labels)))
+            if text.query and seen:
+                found.append(text)
         if not found:
             nothing = {
                 "labels": "the photo has no labels",
                 "pixels": "the photo could not be had",
                 "both": "the photo has no labels and could not be had",
-                "regions": "the photo has no features of regions",
+                "regions": "the photo has no features of regions (config.data.regions=PLACE)",
             }[self.options.candidate]
-            raise SkipRecord(nothing if query else "nothing was said before the photo")
+            raise SkipRecord(nothing if text.query else "nothing was said before the photo")
         return found
+
+    def _text(self, dialogue: Dialogue, sub: int, photo: Photo) -> ExampleText:
+        labels = self.labels(dialogue, sub)
+        return ExampleText(sub, self.query(dialogue, sub), labels, self._keys(photo, labels))
 
     def _keys(self, photo: Photo, labels: str) -> dict[str, str]:
         pixels = f"missing: {photo.id}" if photo.file is None else photo.file.digest
@@ -243,7 +285,7 @@ class RetrievalText:
         self, path: epath.PathLike, split: Split, answers: list[dict[str, Any]], title: str
     ) -> None:
         """An HTML page of the answers, see `mmjax.observe.page`."""
-        photos = getattr(split.source, "photos", None) or {}
+        photos = split.source.photos or {}
 
         def small(name: str) -> bytes | None:
             return thumbnail(photos[name].read()) if name in photos else None
@@ -263,7 +305,7 @@ class RetrievalText:
 
     def sheet(self, split: Split, answers: list[dict[str, Any]]) -> np.ndarray:
         """The answers as a picture, uint8 [H, W, 3]."""
-        photos = getattr(split.source, "photos", None) or {}
+        photos = split.source.photos or {}
 
         def pixels(name: str) -> np.ndarray | None:
             return decode_image(photos[name].read(), shortest=160) if name in photos else None

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
+import dataclasses
 import io
 import json
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,6 +16,7 @@ from PIL import Image
 from benchmarks import document, input_pipeline, seeking, tables
 from benchmarks.timing import alternate, compare
 from mmjax.errors import UserError
+from mmjax.observe.chips import CHIPS
 
 SAID = "we went out where to the park nice dog grass cat tree boat sea sun hello friend"
 
@@ -121,32 +126,117 @@ def test_the_search_is_compared_with_exact_ones_that_find_the_same(tmp_path):
         topk.main(["--queries=5", "--pool=8", "--k=9"])
 
 
+SMALL_STEP = ("--batch_size=2", "--length=8", "--rounds=1", "--repeat=1", "--product=64")
+
+
 @pytest.mark.slow
 def test_a_step_is_compared_part_by_part_with_pytorchs(tmp_path):
     from benchmarks import train_step
 
     out = tmp_path / "train_step.json"
-    small = ["--preset=bert-tiny", "--batch_size=2", "--length=8", "--rounds=1", "--repeat=1"]
-    train_step.main([*small, f"--out={out}"])
+    train_step.main(["--preset=bert-tiny", *SMALL_STEP, f"--out={out}"])
     found = check(out, rounds=1)
-    assert len(found["cases"]) == len(train_step.CASES)
+    best, *parts = found["cases"]
+    assert best["unit"] == "GFLOP/s" and len(parts) == len(train_step.CASES)
     for case in found["cases"]:
         assert case["reference"] == "PyTorch" and len(case["contenders"]) == 3
-    with pytest.raises(UserError, match="--preset=none"):
-        train_step.main(["--preset=none"])
+    for case in parts:
+        for values in case["contenders"].values():
+            extra, rows = values["extra"], values["rate"]["median"]
+            assert extra["GFLOP/s"] == pytest.approx(case["flops"] * rows / 2 / 1e9)
+            highest = max(x["rate"]["high"] for x in best["contenders"].values())
+            assert extra["of the best product's"] == pytest.approx(extra["GFLOP/s"] / highest)
 
 
-def test_a_step_of_pytorch_is_a_step_of_the_same_network():
+@pytest.mark.slow
+def test_a_compiled_step_is_pytorchs_step():
+    from benchmarks.contenders import TorchContender
+
+    network, batch = small_networks()["encoder-decoder"]
+    plain = TorchContender(network, batch).step(0.0)()
+    compiled = TorchContender(network, batch, compiled=True).step(0.0)()
+    for name in ("loss", "grad_norm"):
+        assert float(compiled[name]) == pytest.approx(float(plain[name]), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["--preset=none"], "--preset=none: one of bert-tiny"),
+        (["--cases=step,all"], "--cases names 'all': there are output"),
+        (["--contenders=loop,jax"], "--contenders names 'jax'"),
+        (["--contenders=unrolled"], 'lacks "pytorch"'),
+        (
+            ["--contenders=pytorch,compiled"],
+            "C\\+\\+ compiler, and there is no 'none-such'",
+        ),
+    ],
+)
+def test_a_comparison_that_cannot_be_made_is_a_users_error(arguments, reason, monkeypatch):
     from benchmarks import train_step
-    from mmjax.models.presets import PRESETS
+
+    monkeypatch.setenv("CXX", "none-such")
+    with pytest.raises(UserError, match=reason):
+        train_step.main(arguments)
+
+
+def small_networks():
+    """One of each kind, with a batch."""
+    from benchmarks.networks import Encoder, TextToText
+    from mmjax.models.presets import bert, t5
+
+    sizes = {"layers": 1, "width": 32, "heads": 4, "feed_forward": 48, "vocab_size": 97}
+    networks = {
+        "encoder": Encoder(bert(**sizes), "bert"),
+        "encoder-decoder": TextToText(t5(**sizes, head_dim=6), "t5"),
+    }
+    return {name: (network, network.batch(3, 16, 4)) for name, network in networks.items()}
+
+
+@pytest.mark.parametrize("kind", ["encoder", "encoder-decoder"])
+def test_a_step_of_pytorch_is_the_same_step_of_the_same_network(kind, tmp_path):
+    from benchmarks.contenders import MmjaxContender, TorchContender
+    from mmjax.parallel.rules import unbox
+    from mmjax.pretrained.folder import load_folder
+    from mmjax.pretrained.loading import load_transformer
+    from mmjax.train_state import abstract_params
+
+    network, batch = small_networks()[kind]
+    theirs = network.torch_module(0.0)
+    theirs.network.save_pretrained(tmp_path)
+    target = unbox(abstract_params(network.module(0.0, unrolled=True), batch))
+    params, report = load_transformer(
+        load_folder(tmp_path), target["network"], type(network.config)
+    )
+    assert not report.initialised and not report.left_over
+    loaded = {"network": params}
+    if "head" in target:
+        weight, bias = (p.detach().numpy() for p in theirs.head.parameters())
+        loaded["head"] = {"kernel": jnp.asarray(weight.T), "bias": jnp.asarray(bias)}
+    ours = MmjaxContender(network, batch).step(0.0, {"params": loaded})
+    peers = TorchContender(network, batch).step(0.0, theirs)
+    for _ in range(3):  # the later ones show that the updates are the same
+        found, expected = ours(), peers()
+        for name in ("loss", "grad_norm"):
+            assert float(found[name]) == pytest.approx(float(expected[name]), rel=1e-5)
+
+
+def test_what_pytorch_trains_has_the_presets_size_and_dropout():
+    import torch
+
+    from benchmarks.networks import NETWORKS
     from mmjax.train_state import abstract_params, count
 
-    config = PRESETS["bert-tiny"]
-    batch = {"ids": np.zeros((2, 8), np.int32), "labels": np.zeros(2, np.int32)}
-    ours = count(abstract_params(train_step.Classifier(config), batch))
-    padding = (config.padded_vocab_size - config.vocab_size) * config.width
-    theirs = sum(p.numel() for p in train_step._TorchClassifier(config, 0.0).parameters())
-    assert ours - padding == theirs
+    for name in ("bert-tiny", "bert-base", "t5-base"):
+        network = NETWORKS[name]
+        ours = abstract_params(network.module(0.1, unrolled=False), network.batch(1, 8, 2))
+        with torch.device("meta"):
+            theirs = network.torch_module(network.dropout)
+        config = getattr(network.config, "encoder", network.config)
+        padding = (config.padded_vocab_size - config.vocab_size) * config.width
+        assert count(ours) - padding == sum(p.numel() for p in theirs.parameters())
+        rates = {m.p for m in theirs.modules() if isinstance(m, torch.nn.Dropout)}
+        assert rates == {0.1} == {network.dropout}
 
 
 @pytest.mark.slow
@@ -222,6 +312,85 @@ def test_the_pipeline_of_texts_and_seeking_run_on_dialogues_without_photos(dialo
     assert {case["reference"] for case in check(texts, 2)["cases"]} == {"tokenizing alone"}
     for case in check(places, 2)["cases"]:
         assert list(case["contenders"]) == ["batch 0", "batch 1", "batch 100,000"]
+
+
+@pytest.fixture(scope="module")
+def conversations(tmp_path_factory):
+    """A folder of dialogues of one to five turns before a photo is shared."""
+    folder = tmp_path_factory.mktemp("conversations")
+    lines = []
+    for i in range(24):
+        turns = [{"speaker": "AB"[j % 2], "text": said(5 * i + j)} for j in range(1 + i % 5)]
+        share = {"speaker": "A", "photos": [{"id": str(i), "labels": ["Dog"]}]}
+        lines.append({"turns": [*turns, share]})
+    (folder / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    return folder
+
+
+INTENT = {
+    "dataset": "dialogue_folder",
+    "preset": "bert-tiny",
+    "vocab_size": 330,
+    "max_length": 64,
+    "batch_size": 16,
+    "window": 2,
+}
+
+
+def test_a_dialogues_cost_is_told_for_both_forms(conversations, tmp_path, monkeypatch):
+    from benchmarks import intent_cost, training
+
+    stepped = []  # in place of the step, whose compilation is tested elsewhere
+    monkeypatch.setattr(training.Training, "step", lambda self, batch: stepped.append(batch))
+    chip = dataclasses.replace(CHIPS["TPU v4"], peak_flops=1e12)
+    monkeypatch.setitem(CHIPS, jax.devices()[0].device_kind, chip)
+    out = tmp_path / "intent_cost.json"
+    own = [f"--{name}={value}" for name, value in INTENT.items()]
+    own += [f"--manual_dir={conversations}", f"--data_dir={tmp_path}", "--shapes=1", "--rounds=1"]
+    intent_cost.main([*own, f"--out={out}"])
+    (case,) = check(out, rounds=1)["cases"]
+    # Each form once to begin with, and once in the only round.
+    assert ["turn" in batch for batch in stepped] == [False, True, False, True]
+    assert case["amount"] == 24 and " 24 dialogues with 70 turns" in case["name"]
+    separate, shared = (case["contenders"][f"prefix={x}"] for x in ("separate", "shared"))
+    for values in (separate, shared):
+        extra = values["extra"]
+        assert 0 <= extra["padding"] < 1 and 0 < extra["timed"] <= 1
+        rate = values["rate"]["median"]
+        assert extra["turns per second"] == pytest.approx(rate * 70 / 24)
+        assert extra["GFLOP/s"] == pytest.approx(rate * extra["GFLOP per dialogue"])
+        peak = 1e12 * jax.device_count()
+        assert extra["of the peak"] == pytest.approx(extra["GFLOP/s"] * 1e9 / peak)
+    ratio = separate["extra"]["GFLOP per dialogue"] / shared["extra"]["GFLOP per dialogue"]
+    assert shared["extra"]["FLOPs saved"] == pytest.approx(ratio) and ratio > 1
+    assert separate["extra"]["tokens per dialogue"] > shared["extra"]["tokens per dialogue"]
+
+
+def test_an_epoch_costs_what_its_batches_cost(conversations, tmp_path):
+    from benchmarks import intent_cost
+
+    places = {"manual_dir": str(conversations), "data_dir": str(tmp_path), "weights": None}
+    epoch = intent_cost.Epoch("separate", argparse.Namespace(**INTENT, **places))
+    batches = [epoch._loader.host_batch(k) for k in range(70 // 16)]
+    share = len(batches) * 16 / 70
+    texts = [batch["text"] for batch in batches]
+    assert epoch.tokens * share == pytest.approx(sum(x["ids"].size for x in texts))
+    assert epoch.real_tokens * share == pytest.approx(sum(x["mask"].sum() for x in texts))
+    flops = [epoch.training.flops(batch) for batch in batches]
+    assert epoch.flops * share == pytest.approx(sum(flops))
+
+    shapes = epoch.dearest(99)
+    assert len(shapes) > 1 and epoch.share(shapes) == 1
+    for shape in shapes:
+        assert epoch.batch(shape)["text"]["ids"].shape == (16, dict(shape)["text"])
+    # A second for every step, in the first round, and two in the next.
+    found = epoch.seconds({shape: [1.0, 2.0] for shape in shapes})
+    assert found == pytest.approx([len(batches) / share, 2 * len(batches) / share])
+    # Where one shape alone is timed, the others go as fast by their FLOPs.
+    of_shape = [f for f, x in zip(flops, texts, strict=True)
+                if x["ids"].shape[1] == dict(shapes[0])["text"]]  # fmt: skip
+    alone = epoch.seconds({shapes[0]: [3.0]})
+    assert alone == pytest.approx([3.0 * len(of_shape) * sum(flops) / sum(of_shape) / share])
 
 
 def test_fewer_examples_than_a_batch_is_a_users_error(dialogues, tmp_path):

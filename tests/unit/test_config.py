@@ -47,6 +47,11 @@ VARIANTS = {
         "size=tiny,prefix=shared,dataset=dialogue_folder",
         "text=minilm,weights=some/folder,init_from=run://somewhere",
     ],
+    "rerank": [
+        "",
+        "candidates=run://somewhere,demo",
+        "candidates=run://somewhere,text=minilm,weights=some/folder,query=marked",
+    ],
     "retrieval": [
         "",
         "demo",

@@ -5,11 +5,10 @@ from __future__ import annotations
 import io
 import pickle
 
-import numpy as np
 import pytest
 from PIL import Image
 
-from mmjax.data.photos import BLANK, PhotoSet, shuffled_rows
+from mmjax.data.photos import PhotoSet
 from mmjax.data.sources import _prepare
 from mmjax.errors import UserError
 from tfds_builders.checks import BadRecordError
@@ -27,7 +26,7 @@ RED, GREEN, BLUE = photo(255, 0, 0), photo(0, 255, 0), photo(0, 0, 255)
 ORDINARY = [("train/1", RED), ("ünï cödé\n", GREEN), ("again", RED), ("last", BLUE)]
 
 
-def prepared(data_dir, items, max_bad_records=0, digest="d" * 64, pixels="real") -> PhotoSet:
+def prepared(data_dir, items, max_bad_records=0, digest="d" * 64) -> PhotoSet:
     builder = PhotoSetBuilder(
         data_dir=data_dir,
         dataset="made_up",
@@ -36,7 +35,7 @@ def prepared(data_dir, items, max_bad_records=0, digest="d" * 64, pixels="real")
     )
     _prepare(builder)
     builder.check_prepared()
-    return PhotoSet(builder.data_path, data_dir, pixels)
+    return PhotoSet(builder.data_path, data_dir)
 
 
 def test_each_photo_is_found_by_its_id_byte_for_byte(tmp_path):
@@ -96,31 +95,3 @@ def test_a_photo_that_cannot_be_used_is_named_and_may_be_left_out(tmp_path, item
 def test_a_set_without_a_photo_is_refused(tmp_path):
     with pytest.raises(UserError, match="there is nothing usable"):
         prepared(tmp_path, [])
-
-
-def test_blank_photos_are_all_one(tmp_path):
-    real, blank = prepared(tmp_path, ORDINARY), prepared(tmp_path, ORDINARY, pixels="blank")
-    assert set(blank) == set(real) and {blank[name] for name in blank} == {BLANK}
-    assert blank.fingerprint != real.fingerprint
-
-
-def test_shuffled_photos_have_the_pixels_of_others(tmp_path):
-    real = prepared(tmp_path, ORDINARY)
-    other = prepared(tmp_path, ORDINARY, pixels="shuffled")
-    assert sorted(other) == sorted(real) and other.fingerprint != real.fingerprint
-    for name in real:
-        assert other[name].read() != real[name].read()
-    assert other["train/1"].read() == other["again"].read()
-
-
-def test_one_photo_cannot_be_shuffled():
-    with pytest.raises(UserError, match="needs photos that differ"):
-        shuffled_rows(np.ones((4, 16), np.uint8))
-
-
-@pytest.mark.parametrize("n", [2, 3, 50])
-def test_shuffling_is_one_to_one_on_contents(n):
-    digests = np.random.default_rng(0).integers(0, 255, (n, 16), np.uint8)
-    rows = shuffled_rows(digests)
-    assert sorted(rows) == list(range(n)) and (rows != np.arange(n)).all()
-    np.testing.assert_array_equal(rows, shuffled_rows(digests))

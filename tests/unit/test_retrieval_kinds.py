@@ -17,6 +17,7 @@ from mmjax.data.index import build_index
 from mmjax.data.loader import Loader
 from mmjax.data.photos import BytesPhoto
 from mmjax.data.plan import EvalPlan
+from mmjax.data.region_set import ArrayRegions
 from mmjax.data.regions import RegionOptions
 from mmjax.data.schema import Dialogue, Photo, Turn
 from mmjax.data.sources import ListSource
@@ -41,23 +42,12 @@ from tests.scan_oracle import scan_scores
 from tfds_builders.photochat import demo_dialogues, demo_photos
 
 
-@dataclasses.dataclass(frozen=True)
-class Regions:
-    """Features in memory (a `RegionFile`)."""
-
-    numbers: tuple
-    digest: str = "d"
-
-    def read(self):
-        return np.array(self.numbers)
-
-
 def talk(photo, text="we went to the park", name="d"):
     return Dialogue(name, (Turn(0, text), Turn(0, "", (photo,))))
 
 
 def with_regions(*numbers, name="p"):
-    return Photo(name, regions=Regions(numbers))
+    return Photo(name, regions=ArrayRegions(np.array(numbers), name))
 
 
 @pytest.fixture(scope="module")

@@ -112,7 +112,7 @@ def test_the_fingerprint_of_a_list_follows_its_content():
     ("name", "split", "message"),
     [
         ("photochats", "train", r"Unknown dataset: 'photochats'; .* did you mean 'photochat'\?"),
-        ("zzz", "train", r"there are photochat, dialogue_folder, photo_folder: choose one"),
+        ("zzz", "train", r"there are photochat, dialogue_folder, photo_folder, .*: choose one"),
         ("photochat/dem", "train", r"Unknown config of photochat: 'dem'; .*did you mean 'demo'\?"),
         ("dialogue_folder/x", "train", r"Unknown config of dialogue_folder: 'x'; there is none"),
         ("photochat/demo", "tset", r"Unknown split: 'tset'; .*did you mean 'test'\?"),

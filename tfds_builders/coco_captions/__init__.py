@@ -1,0 +1,1 @@
+"""MSCOCO captions, for those who have prepared them with TFDS."""
