@@ -25,8 +25,10 @@ import numpy as np
 import torch
 
 from benchmarks import document
+from benchmarks.contenders import Run
 from benchmarks.timing import alternate, compare
-from benchmarks.train_step import Apart, Run
+from benchmarks.train_step import Apart
+from benchmarks.training import OPTIM, Training
 from mmjax.errors import UserError
 from mmjax.losses.objective import Objective, PairTerm
 from mmjax.losses.pairwise import HardestHinge
@@ -34,11 +36,8 @@ from mmjax.metrics.retrieval import rank_counts_from_embeddings
 from mmjax.models.gru import GruConfig
 from mmjax.models.scan import Scan, ScanConfig
 from mmjax.models.stacked_cross_attention import StackedCrossAttention
-from mmjax.optim.build import OptimOptions, build_optimizer
 from mmjax.parallel.mesh import MeshOptions, make_mesh
-from mmjax.steps import make_train_step
 from mmjax.tasks.retrieval_scan import ScanModel
-from mmjax.train_state import abstract_params, abstract_state, init_state
 
 REFERENCE = "PyTorch, text by text"
 SHARD = 128  # photos that PyTorch compares a text with at a time
@@ -112,8 +111,9 @@ def _case(
     return case
 
 
-def watched(make: Callable[[], Run], peak: Any) -> dict[str, Run]:
-    """{"run": the run, which keeps in `peak` the bytes it added to this process at most}."""
+def watched(make: Callable[[], Run], peak: Any, part: str) -> Run:
+    """The run, which keeps in `peak` the bytes it added to this process at most."""
+    del part  # a process has one
     run = make()
 
     def measured() -> None:
@@ -123,7 +123,7 @@ def watched(make: Callable[[], Run], peak: Any) -> dict[str, Run]:
         run()
         peak.value = max(peak.value, _memory("VmHWM") - before)
 
-    return {"run": measured}
+    return measured
 
 
 def _memory(name: str) -> int:
@@ -210,7 +210,7 @@ def batch_of(B: int, R: int, W: int) -> dict[str, Any]:
 
 def mmjax_step(B: int, R: int, W: int, D: int) -> Run:
     """An update of the whole network."""
-    mesh, batch = make_mesh(MeshOptions()), jax.tree.map(jnp.asarray, batch_of(B, R, W))
+    batch = jax.tree.map(jnp.asarray, batch_of(B, R, W))
     module = Scan(ScanConfig(GruConfig(VOCABULARY, WORD_DIM, D, both_ways=True), joint_dim=D))
     objective = Objective(
         [
@@ -222,18 +222,10 @@ def mmjax_step(B: int, R: int, W: int, D: int) -> Run:
             )
         ]
     )
-    options = OptimOptions(name="adam", learning_rate=5e-4, schedule="constant", clip_norm=2.0)
-    with jax.set_mesh(mesh):
-        tx = build_optimizer(options, 0, abstract_params(module, batch))
-        abstract, init = abstract_state(module, batch, tx, mesh, ema=False)
-        state = init_state(abstract, init, 0)
-        train_step = make_train_step(module, objective, tx, abstract)
+    training = Training(module, objective, batch)
 
     def run() -> float:
-        nonlocal state
-        with jax.set_mesh(mesh):
-            state, metrics = train_step(state, batch)
-            return float(metrics["loss"])
+        return float(training.step(batch)["loss"])
 
     run()  # compiled
     return run
@@ -248,7 +240,7 @@ def step(B: int, R: int, W: int, D: int) -> Run:
     embed, head = torch.nn.Embedding(VOCABULARY, WORD_DIM), torch.nn.Linear(FEATURES, D)
     unit = torch.nn.GRU(WORD_DIM, D, batch_first=True, bidirectional=True)
     parameters = [p for part in (embed, head, unit) for p in part.parameters()]
-    optimizer = torch.optim.Adam(parameters, 5e-4)
+    optimizer = torch.optim.AdamW(parameters, OPTIM.learning_rate, fused=True)
 
     def run() -> float:
         optimizer.zero_grad(set_to_none=True)
@@ -266,7 +258,7 @@ def step(B: int, R: int, W: int, D: int) -> Run:
         by_photo = ((0.2 + scores - own[None, :]).clamp(min=0) * others).amax(0)
         loss = by_text.sum() + by_photo.sum()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(parameters, 2.0)
+        torch.nn.utils.clip_grad_norm_(parameters, OPTIM.clip_norm)
         optimizer.step()
         return loss.item()
 
