@@ -30,7 +30,7 @@ from mmjax.metrics.retrieval import Ranking, ranking_from_embeddings
 from mmjax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from mmjax.pretrained.images import load_image_tower
 from mmjax.pretrained.loading import load_transformer
-from mmjax.tasks.base import Predictor
+from mmjax.tasks.base import Predictor, Task
 from mmjax.tasks.retrieval_examples import (
     ExampleText,
     RetrievalOptions,
@@ -90,7 +90,7 @@ class ModelOptions:
     remat: Literal["none", "full", "dots"] = "none"
 
 
-class RetrievalTask(RetrievalText):
+class RetrievalTask(RetrievalText, Task):
     """A dual encoder learns the task. See `mmjax.tasks.base.Task` for the members."""
 
     def __init__(self, options: RetrievalOptions, model: ModelOptions):
