@@ -22,7 +22,7 @@ from ml_collections import config_flags
 
 from mmjax.errors import UserError
 
-MODES = ("train", "eval", "predict")
+MODES = ("train", "eval", "predict", "export")
 EXIT_USER_ERROR, EXIT_PREEMPTED, EXIT_INTERRUPTED = 2, 75, 130
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -75,7 +75,10 @@ def main(argv: Sequence[str]) -> int:
             _print_result(workdir)
         return 0
     workdir.check(system.identity(), free=system.judging_keys())
-    if _MODE.value == "eval":
+    if _MODE.value == "export":
+        for folder in system.export(workdir):
+            print(f"a model for transformers: {folder}")
+    elif _MODE.value == "eval":
         evaluation = system.evaluate(workdir, _SPLIT.value)
         # Entered when there is something to see, and before it is seen.
         if _SPLIT.value == "test" and distributed.is_main():

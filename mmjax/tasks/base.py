@@ -8,7 +8,7 @@ name it in `mmjax/tasks/__init__.py`.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -17,8 +17,10 @@ import numpy as np
 from mmjax.data.examples import Featurizer
 from mmjax.data.sources import Source
 from mmjax.data.splits import Split
+from mmjax.errors import UserError
 from mmjax.evaluators import Evaluator, Predict
 from mmjax.losses.objective import Objective
+from mmjax.pretrained.exported import ModelFolder
 
 Batch = Mapping[str, Any]
 
@@ -73,6 +75,18 @@ class Task(Featurizer, Protocol):
           A tree like `target`, with None where there is nothing to load, and reports to print.
         """
         return jax.tree.map(lambda _: None, target), {}
+
+    def exports(self, variables: Any, chosen: Mapping[str, float]) -> Sequence[ModelFolder]:
+        """The trained model in Hugging Face's layout, for `--mode=export`.
+
+        Args:
+          variables: whole arrays on the host.
+          chosen: what the evaluator chose on dev.
+
+        Raises:
+          UserError: it has no such form.
+        """
+        raise UserError("the models of this task have no form in Hugging Face's format.")
 
     def answers(self, split: Split, predict: Predict, top: int) -> list[dict[str, Any]]:
         """The answer to every example of a split as JSON values, for `--mode=predict`."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -12,9 +12,11 @@ from mmjax.errors import UserError
 from mmjax.losses.cross_entropy import cross_entropy
 from mmjax.losses.objective import LocalTerm, Objective
 from mmjax.models.turn_classifier import TurnClassifier, TurnClassifierConfig
+from mmjax.pretrained.exported import ModelFolder
 from mmjax.pretrained.loading import load_transformer
 from mmjax.tasks.base import Predictor
 from mmjax.tasks.intent_examples import IntentExamples
+from mmjax.tasks.intent_export import encoder_folders
 from mmjax.tasks.intent_task import IntentTask
 from mmjax.tasks.towers import text_tower
 
@@ -67,6 +69,15 @@ class EncoderIntentTask(IntentTask):
             return jnp.pad(odds, ((0, 0), (0, width - odds.shape[1])))
 
         return {"share": Predictor(share, (*self._examples.token_features, "place"))}
+
+    def exports(self, variables: Any, chosen: Mapping[str, float]) -> Sequence[ModelFolder]:
+        return encoder_folders(
+            self.module().config,
+            variables["params"],
+            self._examples.tokenizer,
+            self.options,
+            chosen,
+        )
 
     def initial_variables(self, target: Any) -> tuple[Any, Mapping[str, Any]]:
         found, reports = super().initial_variables(target)
