@@ -22,7 +22,7 @@ from ml_collections import config_flags
 
 from mmjax.errors import UserError
 
-MODES = ("train", "eval", "predict", "audit")
+MODES = ("train", "eval", "predict", "audit", "export")
 EXIT_USER_ERROR, EXIT_PREEMPTED, EXIT_INTERRUPTED = 2, 75, 130
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -78,6 +78,9 @@ def main(argv: Sequence[str]) -> int:
     workdir.check(system.identity(), free=system.judging_keys())
     if _MODE.value == "audit":
         _audit(system, workdir, config["eval"]["metric"])
+    elif _MODE.value == "export":
+        for folder in system.export(workdir):
+            print(f"a model for transformers: {folder}")
     elif _MODE.value == "eval":
         evaluation = system.evaluate(workdir, _SPLIT.value)
         # Entered when there is something to see, and before it is seen.

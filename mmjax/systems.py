@@ -61,6 +61,9 @@ class System(Protocol):
     def predict(self, workdir: WorkDir, split: str, top: int) -> list[dict[str, Any]]:
         """The answer to every example of a split, as JSON values."""
 
+    def export(self, workdir: WorkDir) -> list[str]:
+        """Writes what `train` left in Hugging Face's layout; the folders. Raises UserError."""
+
     def page(self, path: Any, split: str, answers: list[dict[str, Any]]) -> None:
         """Writes an HTML page of the answers, where there is something to see."""
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import jax
@@ -28,6 +28,7 @@ from mmjax.losses.objective import Objective, PairTerm
 from mmjax.losses.pairwise import HardestHinge, Sigmoid, SoftmaxCE, SumHinge
 from mmjax.metrics.retrieval import Ranking, ranking_from_embeddings
 from mmjax.models.dual_encoder import DualEncoder, DualEncoderConfig
+from mmjax.pretrained.exported import ModelFolder
 from mmjax.pretrained.images import load_image_tower
 from mmjax.pretrained.loading import load_transformer
 from mmjax.tasks.base import Predictor, Task
@@ -38,6 +39,7 @@ from mmjax.tasks.retrieval_examples import (
     query_text,
     shared_photo,
 )
+from mmjax.tasks.retrieval_export import dual_encoder_folders
 from mmjax.tasks.towers import (
     check_vocabulary,
     fit_tokenizer,
@@ -299,6 +301,10 @@ class RetrievalTask(RetrievalText, Task):
             "query": Predictor(query, ("query",)),
             "photo": Predictor(photo, (*text, *seen)),
         }
+
+    def exports(self, variables: Any, chosen: Mapping[str, float]) -> Sequence[ModelFolder]:
+        config = self.module().config
+        return dual_encoder_folders(config, variables, self._tokenizer, self.options)
 
     def answers(self, split: Split, predict: Predict, top: int) -> list[dict[str, Any]]:
         everything = np.arange(len(split.index))

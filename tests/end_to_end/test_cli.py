@@ -131,6 +131,11 @@ MISTAKES = {
     ),
     "nothing to evaluate": ((DEMO, *TINY, "--mode=eval", "DATA"), r"train.*--mode=train"),
     "nothing to predict with": ((DEMO, *TINY, "--mode=predict", "DATA"), r"train.*--mode=train"),
+    "nothing to export": ((DEMO, *TINY, "--mode=export", "DATA"), r"train.*--mode=train"),
+    "nothing that can be exported": (
+        ("--config=configs/retrieval.py:model=bm25,dataset=photochat/demo", "--mode=export"),
+        r"BM25 has no weights: there is nothing to export",
+    ),
     "working directory cannot be made": (
         (DEMO, "--workdir=/proc/mmjax/run"),
         r"--workdir=/proc/mmjax/run cannot be made",
