@@ -5,6 +5,15 @@
     configs/retrieval.py:model=de_img,image=resnet-50 pixels alone
     configs/retrieval.py:model=de_label,text=minilm,weights=FOLDER
                                                       labels alone, from MiniLM's weights
+    configs/retrieval.py:model=vsepp,image_weights=FOLDER
+                                                      VSE++ on a ResNet that is kept as it came
+    configs/retrieval.py:model=vsepp,finetune,init_from=run://DIR
+                                                      its second stage, which trains the ResNet too
+    configs/retrieval.py:model=scan,regions=FOLDER    SCAN t-i AVG on features of regions; or
+                                                      direction=i-t, pooling=lse, max, sum
+    configs/retrieval.py:model=scan,regions=grid,image_weights=FOLDER
+                                                      SCAN on the cells of a ResNet's grid
+    configs/retrieval.py:model=scan,demo              a small SCAN (or model=vsepp), in minutes
     configs/retrieval.py:model=bm25                   BM25
 
 `init_from=run://DIR` starts from the weights of another run. A single key is changed with
@@ -31,11 +40,21 @@ from mmjax.data.images import ImageOptions
 from mmjax.errors import UserError
 from mmjax.models.presets import IMAGE_PRESETS
 from mmjax.optim.build import OptimOptions
-from mmjax.tasks.retrieval import ModelOptions, RetrievalOptions
+from mmjax.tasks.retrieval import ModelOptions, RetrievalOptions, ScanOptions
 
-MODELS = {"de": "both", "de_img": "pixels", "de_label": "labels", "bm25": "labels"}
+MODELS = {
+    "de": "both",
+    "de_img": "pixels",
+    "de_label": "labels",
+    "vsepp": "pixels",
+    "scan": "regions",
+    "bm25": "labels",
+}
 NAMES = {"de": "DE", "de_img": "DE_img", "de_label": "DE_label"}
 TEXTS = {"bert": "bert-base", "bert-tiny": "bert-tiny", "minilm": "minilm-l6"}
+DIRECTIONS = ("t-i", "i-t")
+POOLINGS = ("avg", "lse", "max", "sum")
+GRID = "grid"  # in place of a place
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -44,6 +63,8 @@ def get_config(variant: str = "") -> ConfigDict:
     Args:
       variant: `model`: one of MODELS; `text`: one of TEXTS; `image`: one of IMAGE_PRESETS;
         `weights`, `image_weights`: folder or hub id of the text encoder, of the image encoder;
+        of vsepp and scan: `finetune`: the image encoder is trained too; `direction`, `pooling`:
+        of SCAN's attention; `regions`: where features of regions are, or "grid": a network's;
         `dataset`: a builder; `init_from`: a run; `demo`: a small model, trained in minutes on
         generated dialogues and photos unless a dataset is named.
     """
@@ -54,11 +75,21 @@ def get_config(variant: str = "") -> ConfigDict:
         image="resnet-152",
         weights="",
         image_weights="",
+        finetune=False,
+        direction="t-i",
+        pooling="avg",
+        regions="",
         dataset="",
         init_from="",
         demo=False,
     )
-    for name, choices in (("model", MODELS), ("text", TEXTS), ("image", IMAGE_PRESETS)):
+    for name, choices in (
+        ("model", MODELS),
+        ("text", TEXTS),
+        ("image", IMAGE_PRESETS),
+        ("direction", DIRECTIONS),
+        ("pooling", POOLINGS),
+    ):
         value = getattr(arg, name)
         if value not in choices:
             near = suggestion(value, choices)
@@ -73,6 +104,8 @@ def get_config(variant: str = "") -> ConfigDict:
             task=RetrievalOptions(query="both"),
             bm25=Bm25Options(),
         )
+    if arg.model in ("vsepp", "scan"):
+        return _matching_demo(arg) if arg.demo else _matching(arg)
     if arg.demo:
         return _demo(arg)
     if arg.text == "minilm":
@@ -102,6 +135,95 @@ def _paper(arg: SimpleNamespace) -> ConfigDict:
         ),
         eval=EvalOptions(every_epochs=1.0),
     )
+
+
+def _matching(arg: SimpleNamespace) -> ConfigDict:
+    """VSE++ and SCAN as their authors train them on COCO."""
+    grid = arg.model == "vsepp" or arg.regions == GRID
+    # (learning rate, epochs until it is a tenth, epochs in all); VSE++'s second stage.
+    rate, decay, epochs = {"vsepp": (2e-4, 15.0, 30.0), "scan": (5e-4, 10.0, 20.0)}[arg.model]
+    if arg.finetune:
+        rate, epochs = 2e-5, 15.0
+    tuned = ", FT" if arg.finetune else ""
+    # What comes with weights is kept at first; from scratch there is nothing to keep.
+    frozen = grid and not arg.finetune and bool(arg.image_weights or arg.init_from)
+    return new_config(
+        label=_matching_label(arg, f" ({arg.image}{tuned})" if grid else ""),
+        system="network",
+        task_name="retrieval",
+        data=DataOptions(dataset=arg.dataset, regions=None if grid else arg.regions or None),
+        task=RetrievalOptions(
+            candidate="pixels" if grid else "regions",
+            loss="mh",
+            margin=0.2,
+            reduction="sum",
+            image=ImageOptions(size=224, fit="crop", augment="crop", mirror=True),
+        ),
+        model=ModelOptions(
+            kind=arg.model,
+            text="gru",
+            image=arg.image,
+            image_weights=arg.image_weights or None,
+            # A network that is kept normalises by the statistics that it came with.
+            batch_norm="frozen" if frozen else "global",
+            joint_dim=1024,
+            word_dim=300,
+            min_count=4,
+            scan=ScanOptions(arg.direction, arg.pooling, smoothing=9.0, lse_smoothing=6.0),
+        ),
+        optim=OptimOptions(
+            name="adam",
+            learning_rate=rate,
+            schedule="staircase",
+            decay_rate=0.1,
+            decay_epochs=decay,
+            clip_norm=2.0,
+            frozen=("^image_tower/",) if frozen else (),
+        ),
+        train=TrainOptions(
+            global_batch_size=128, total_epochs=epochs, init_from=arg.init_from or None
+        ),
+        eval=EvalOptions(every_epochs=1.0),
+    )
+
+
+def _matching_demo(arg: SimpleNamespace) -> ConfigDict:
+    """From scratch on generated dialogues and photos: two cores and a few minutes."""
+    return new_config(
+        label=_matching_label(arg, " (tiny, from scratch)"),
+        system="network",
+        task_name="retrieval",
+        data=DataOptions(dataset=arg.dataset),
+        task=RetrievalOptions(
+            candidate="pixels",
+            query="both",
+            loss="mh",
+            reduction="sum",
+            image=ImageOptions(size=64),
+        ),
+        model=ModelOptions(
+            kind=arg.model,
+            text="gru",
+            image="resnet-tiny",
+            joint_dim=128,
+            word_dim=64,
+            scan=ScanOptions(arg.direction, arg.pooling),
+        ),
+        optim=OptimOptions(
+            name="adam", learning_rate=1e-3, schedule="linear", warmup_fraction=0.1, clip_norm=2.0
+        ),
+        train=TrainOptions(
+            global_batch_size=64, total_epochs=10.0, init_from=arg.init_from or None
+        ),
+        eval=EvalOptions(every_epochs=2.0),
+        observe=ObserveOptions(log_every_steps=20),
+    )
+
+
+def _matching_label(arg: SimpleNamespace, network: str) -> str:
+    if arg.model == "vsepp":
+        return f"VSE++{network}, MH"
+    return f"SCAN {arg.direction} {arg.pooling.upper()}{network}, MH"
 
 
 def _minilm(arg: SimpleNamespace) -> ConfigDict:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
+import jax
 import numpy as np
 
 from mmjax.data.index import ExampleIndex
@@ -24,9 +25,11 @@ from mmjax.metrics.retrieval import (
     rank_counts_from_scores,
     recall_at_k,
 )
+from mmjax.parallel.scores import DOT_PRODUCT, Score
+from mmjax.parallel.topk import BLOCK
 
-# (name of a predictor, numbers of the examples) -> its outputs [N, ...] in that order.
-Predict = Callable[[str, np.ndarray], np.ndarray]
+# (name of a predictor, numbers of the examples) -> its outputs, arrays [N, ...] in that order.
+Predict = Callable[[str, np.ndarray], Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,12 +106,16 @@ class RetrievalEvaluator(Evaluator):
       candidate, content: keys that name a candidate and what a model sees of it.
       ks: cut-offs.
       ties: how equal scores count, see `mmjax.metrics.retrieval.recall_at_k`.
+      score: of what the predictors give, queries as rows and photos as columns.
+      block: queries and candidates that are scored at a time.
     """
 
     candidate: str = "photo"
     content: str = "content"
     ks: tuple[int, ...] = (1, 5, 10)
     ties: str = "expected"
+    score: Score = DOT_PRODUCT
+    block: tuple[int, int] = BLOCK
 
     @property
     def metric_names(self) -> Sequence[str]:
@@ -118,8 +125,10 @@ class RetrievalEvaluator(Evaluator):
         """Embeds queries with the predictor "query" and candidates with "photo"."""
         pool = candidate_pool(index, candidate=self.candidate, content=self.content)
         queries = predict("query", np.arange(len(index)))
-        photos = predict("photo", pool.content)
-        counts = rank_counts_from_embeddings(queries, photos[pool.content_of], pool.gold)
+        photos = jax.tree.map(lambda x: x[pool.content_of], predict("photo", pool.content))
+        counts = rank_counts_from_embeddings(
+            queries, photos, pool.gold, score=self.score, block=self.block
+        )
         return self.judge(counts, pool.gold)
 
     def evaluate_scores(self, index: ExampleIndex, scores: np.ndarray) -> Evaluation:

@@ -36,7 +36,7 @@ from mmjax.evaluators import Evaluation
 from mmjax.export import write_export
 from mmjax.observe.metrics_log import MetricsLog
 from mmjax.observe.writers import Writer, make_writers
-from mmjax.optim.build import OptimOptions, build_optimizer, build_schedule
+from mmjax.optim.build import OptimOptions, build_optimizer, build_schedule, in_steps
 from mmjax.optim.trained import make_split
 from mmjax.parallel import distributed, rules
 from mmjax.parallel.mesh import make_mesh
@@ -241,7 +241,10 @@ class NetworkSystem:
             seed=self._config["seed"],
         )
         module = self._task.module()
-        optim, shapes = options["optim"], loader.shapes()
+        shapes = loader.shapes()
+        optim = in_steps(
+            options["optim"], batch_size=batch_size, examples_per_epoch=len(train.index)
+        )
         split = make_split(optim.frozen, optim.frozen_layers, optim.lora)
         tx = build_optimizer(
             optim, schedule.total, train_state.abstract_params(module, shapes, split)
@@ -423,15 +426,12 @@ class NetworkSystem:
             loader = self._eval_loader(split, order, features)
             step = self._predict_steps[name]
             outputs = [
-                distributed.to_host(step(variables, batch))
+                jax.tree.map(distributed.to_host, step(variables, batch))
                 for batch in loader.batches(0, loader.num_batches)
             ]
-            found = np.concatenate(outputs)[: len(order)]
-            result = np.empty_like(found)
             position = np.empty(len(split.index), np.int64)
             position[examples] = np.arange(len(examples))
-            result[position[order]] = found
-            return result
+            return jax.tree.map(lambda *parts: _scattered(parts, position[order]), *outputs)
 
         return predict
 
@@ -509,3 +509,18 @@ class NetworkSystem:
         runs = {"init_from": self._options["train"].init_from, **self._task.runs}
         folders |= {key: str(artifact_folder(place)) for key, place in runs.items() if place}
         return [parent(key, folder) for key, folder in folders.items() if folder]
+
+
+def _scattered(parts: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
+    """The rows of arrays one after another, each put where `rows` says; what is over is dropped.
+
+    Where other axes differ in length (words of a text), the shorter arrays are filled up with 0.
+    """
+    shape = np.max([part.shape[1:] for part in parts], axis=0).astype(int)
+    result = np.zeros((len(rows), *shape), parts[0].dtype)
+    start = 0
+    for part in parts:
+        into = rows[start : start + len(part)]
+        result[(into, *(slice(n) for n in part.shape[1:]))] = part[: len(into)]
+        start += len(part)
+    return result

@@ -13,8 +13,8 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from mmjax.losses.objective import Objective
 from mmjax.optim.trained import whole
-from mmjax.parallel.ring import floating
 from mmjax.parallel.rules import constrain
+from mmjax.parallel.scores import floating
 from mmjax.train_state import TrainState
 
 TrainStep = Callable[[TrainState, Any], tuple[TrainState, dict[str, jax.Array]]]

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from mmjax.losses.pairwise import DotProduct, HardestHinge, Sigmoid, SoftmaxCE, SumHinge
-from mmjax.parallel.ring import Carry, Row, Score, Scores, Tile
-from tests.cross_attention import CrossAttention
+from mmjax.losses.pairwise import HardestHinge, Sigmoid, SoftmaxCE, SumHinge
+from mmjax.models.stacked_cross_attention import StackedCrossAttention
+from mmjax.parallel.ring import Carry, Tile
+from mmjax.parallel.scores import DotProduct, Row, Score, Scores
+from tests.scan_oracle import scan_scores
 
 # LLVM's optimisation of kernels is half of what a compilation takes; buffers and results of small
 # arrays do not depend on it.
@@ -181,39 +183,24 @@ def _dot_products(rows, columns):
     return rows @ columns.T, lambda slope: (slope @ columns, slope.T @ rows)
 
 
-def _regions_and_words(rng, B, R=4, W=5, D=6):
-    """Between one and all of the regions and words are there; what is not there holds 50."""
-    there = np.arange(R) < rng.integers(1, R + 1, (B, 1))
+def _words_and_regions(rng, B, W=5, R=4, D=6):
+    """Between one and all of the words and regions are there; what is not there holds 50."""
     said = np.arange(W) < rng.integers(1, W + 1, (B, 1))
-    regions = np.where(there[..., None], _unit(rng.normal(size=(B, R, D))), 50)
+    there = np.arange(R) < rng.integers(1, R + 1, (B, 1))
     words = np.where(said[..., None], _unit(rng.normal(size=(B, W, D))), 50)
-    return {"regions": regions, "there": there}, {"words": words, "said": said}
+    regions = np.where(there[..., None], _unit(rng.normal(size=(B, R, D))), 50)
+    return {"words": words, "mask": said}, {"regions": regions, "mask": there}
 
 
 def _attended(rows, columns):
     """Pair by pair, of each side only what is there; differentiated by torch."""
-    regions, words = (
-        torch.tensor(x, dtype=torch.float64, requires_grad=True)
-        for x in (rows["regions"], columns["words"])
-    )
-    images = [x[: n.sum()] for x, n in zip(regions, rows["there"], strict=True)]
-    texts = [x[: n.sum()] for x, n in zip(words, columns["said"], strict=True)]
-    scores = torch.stack([torch.stack([_scan(v, e) for e in texts]) for v in images])
+    scores, leaves = scan_scores(rows, columns)
 
     def back(slope):
-        by = torch.autograd.grad(scores, (regions, words), torch.tensor(slope), retain_graph=True)
-        return {"regions": by[0].numpy()}, {"words": by[1].numpy()}
+        by = torch.autograd.grad(scores, leaves, torch.tensor(slope), retain_graph=True)
+        return {"words": by[0].numpy()}, {"regions": by[1].numpy()}
 
     return scores.detach().numpy(), back
-
-
-def _scan(image, text):
-    """SCAN's text-image attention, with its code's LeakyReLU: [R, D], [W, D] -> score."""
-    s = torch.nn.functional.leaky_relu(image @ text.T, 0.1)
-    s = s / (s.norm(dim=1, keepdim=True) + 1e-8)
-    attended = torch.softmax(9 * s, dim=0).T @ image  # [W, D]
-    lengths = (text.norm(dim=1) * attended.norm(dim=1)).clamp(min=1e-8)
-    return ((text * attended).sum(dim=1) / lengths).mean()
 
 
 def _unit(x):
@@ -221,5 +208,5 @@ def _unit(x):
 
 
 DOT = Kind(DotProduct(), _embeddings, _dot_products)
-CROSS = Kind(CrossAttention(), _regions_and_words, _attended)
+CROSS = Kind(StackedCrossAttention(), _words_and_regions, _attended)
 KINDS = {"dot product": DOT, "cross attention": CROSS}

@@ -24,6 +24,7 @@ from mmjax.data.tokenizer_files import (
     SentencePieceTokenizer,
     clean,
 )
+from mmjax.data.tokenizer_words import word_vocabulary
 from mmjax.errors import UserError
 
 PAD, UNK, CLS, SEP = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
@@ -172,6 +173,17 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, folder: str | Path) -
         minloglevel=2,
     )
     tokenizer = SentencePieceTokenizer({TRAINED_MODEL: model.getvalue()})
+    tokenizer.save(folder)
+    return tokenizer
+
+
+def train_word_tokenizer(texts: Iterable[str], min_count: int, folder: str | Path) -> Tokenizer:
+    """A vocabulary of the texts' whole words, lower-cased (`tokenizer_words`), saved into `folder`.
+
+    Its begin and end tokens serve as [CLS] and [SEP]; a word that occurs less often than
+    `min_count` is unknown. Raises UserError where there is no other.
+    """
+    tokenizer = FamilyTokenizer(word_vocabulary(texts, min_count))
     tokenizer.save(folder)
     return tokenizer
 

@@ -9,8 +9,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from mmjax.losses.pairwise import DotProduct, pair_term
-from mmjax.parallel.ring import Reduction, Score
+from mmjax.losses.pairwise import pair_term
+from mmjax.parallel.ring import Reduction
+from mmjax.parallel.scores import DOT_PRODUCT, Score
 
 Outputs = Mapping[str, Any]
 Batch = Mapping[str, Any]
@@ -58,7 +59,7 @@ class PairTerm:
     reduction: Literal["mean", "sum"] = "mean"
     key_columns: tuple[int, ...] | None = None
     bias: str | None = None
-    score: Score = dataclasses.field(default_factory=DotProduct)
+    score: Score = DOT_PRODUCT
     tile: tuple[int, int] = (256, 256)
 
     def __call__(self, outputs: Outputs, batch: Batch) -> tuple[jax.Array, dict[str, jax.Array]]:

@@ -20,7 +20,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from mmjax.parallel.ring import Carry, Pairs, Reduction, Row, Score, Scores, Tile, Tree
+from mmjax.parallel.ring import Carry, Pairs, Reduction, Tile
+from mmjax.parallel.scores import DOT_PRODUCT, Row, Score, Scores, Tree, accumulated
 
 
 @dataclass(frozen=True)
@@ -156,31 +157,12 @@ class PairSums(NamedTuple):
     right: Float[Array, ""]
 
 
-@dataclass(frozen=True)
-class DotProduct(Score):
-    """The dot product of embeddings [B, D], accumulated in float32 (float64 for float64 inputs)."""
-
-    def __call__(self, rows: Float[Array, "r D"], columns: Float[Array, "c D"]) -> Scores:
-        # "highest" keeps float32 inputs float32 on a TPU; for bfloat16 inputs it changes nothing.
-        return jnp.einsum(
-            "id,jd->ij",
-            rows,
-            columns,
-            precision="highest",
-            preferred_element_type=_accumulated(rows, columns),
-        )
-
-    def paired(self, rows: Float[Array, "r D"], columns: Float[Array, "r D"]) -> Row:
-        dtype = _accumulated(rows, columns)
-        return (rows.astype(dtype) * columns.astype(dtype)).sum(axis=-1)
-
-
 def pair_term(
     rows: Tree,
     columns: Tree,
     *,
     loss: Reduction,
-    score: Score = DotProduct(),
+    score: Score = DOT_PRODUCT,
     scale: Float[Array, ""] | float = 1.0,
     bias: Float[Array, ""] | float = 0.0,
     keys: Int[Array, "B K"] | None = None,
@@ -215,7 +197,7 @@ def pair_term(
     rows, columns = _where_real(real, rows), _where_real(real, columns)
     if keys is None:
         keys = jnp.zeros((B, 0), jnp.int32)
-    dtype = _accumulated(rows, columns)
+    dtype = accumulated(rows, columns)
     # One value per row, so that the sum of their gradients is made outside of the ring.
     scales, biases = (jnp.broadcast_to(jnp.asarray(x, dtype), real.shape) for x in (scale, bias))
     pairs = Pairs(Counted(loss), Scaled(score), tile)
@@ -285,12 +267,6 @@ class Scaled(Score):
 def _hinge(margin: float, tile: Tile) -> Scores:
     costs = jax.nn.relu(margin - tile.positive[:, None] + tile.scores)
     return jnp.where(tile.negative, costs, 0)
-
-
-def _accumulated(*trees: Tree) -> jnp.dtype:
-    """The type that scores are summed in: float32, or float64 where an array is."""
-    types = [x.dtype for x in jax.tree.leaves(trees) if jnp.issubdtype(x.dtype, jnp.floating)]
-    return jnp.result_type(jnp.float32, *types)
 
 
 def _where_real(real: Bool[Array, " B"], tree: Tree) -> Tree:

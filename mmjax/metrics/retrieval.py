@@ -7,15 +7,18 @@ follows, and a NaN is an error: compared with anything it is false and would loo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Literal
 
+import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from mmjax.metrics.base import without_padding
-from mmjax.parallel.topk import RankCounts, rank_counts, top_k
+from mmjax.parallel.scores import DOT_PRODUCT, Score, Tree, floating
+from mmjax.parallel.topk import BLOCK, RankCounts, rank_counts, top_k
 
 Ties = Literal["expected", "pessimistic", "argsort_reversed"]
 
@@ -41,18 +44,25 @@ class Ranking:
 
 
 def ranking_from_embeddings(
-    queries: Float[np.ndarray, "Q D"],
-    pool: Float[np.ndarray, "P D"],
+    queries: Tree,
+    pool: Tree,
     gold: Int[np.ndarray, " Q"],
     k: int,
+    *,
+    score: Score = DOT_PRODUCT,
+    block: tuple[int, int] = BLOCK,
 ) -> Ranking:
-    """The k best by dot product, for a pool of any size (`mmjax.parallel.topk`).
+    """The k best by a score, for a pool of any size (`mmjax.parallel.topk`).
 
-    Raises as `rank_counts_from_embeddings`.
+    Args and errors as of `rank_counts_from_embeddings`.
     """
-    counts = rank_counts_from_embeddings(queries, pool, gold)
-    scores, top = (np.array(x) for x in top_k(queries, pool, k))
-    own = np.einsum("qd,qd->q", queries, pool[gold])
+    counts = rank_counts_from_embeddings(queries, pool, gold, score=score, block=block)
+
+    def search(queries: Tree, gold: np.ndarray) -> tuple[jax.Array, ...]:
+        own = _paired(queries, jax.tree.map(lambda x: x[gold], pool), score)
+        return own, *top_k(queries, pool, k, score=score, block=block)
+
+    own, scores, top = _by_parts(search, score, queries, gold)
     # Where the own one is among the best it has one score, to the last bit.
     found = top == gold[:, None]
     own = np.where(found.any(1), np.where(found, scores, 0).sum(1), own)
@@ -70,24 +80,37 @@ def ranking_from_scores(
 
 
 def rank_counts_from_embeddings(
-    queries: Float[np.ndarray, "Q D"],
-    pool: Float[np.ndarray, "P D"],
+    queries: Tree,
+    pool: Tree,
     gold: Int[np.ndarray, " Q"],
+    *,
+    score: Score = DOT_PRODUCT,
+    block: tuple[int, int] = BLOCK,
 ) -> RankCounts:
-    """Counts for dot products; under a mesh each device sees its part of the pool.
+    """Counts for dot products or another score; under a mesh each device sees its part of the pool.
 
     Args:
+      queries, pool: trees of numpy arrays [Q, ...] and [P, ...] as `score` reads them; [Q, D] and
+        [P, D] for the dot product.
       gold: position in the pool of each query's one right item.
+      block: queries and candidates that are scored at a time.
 
     Raises ValueError for a gold index outside the pool, and for NaN and infinity, which compared
     with anything would look like a good rank.
     """
-    _check_gold(gold, len(pool))
+    _check_gold(gold, len(jax.tree.leaves(pool)[0]))
     for name, vectors in (("query", queries), ("candidate", pool)):
-        finite = np.isfinite(vectors).all(1)
-        if not finite.all():
-            raise ValueError(f"the embedding of {name} {np.argmin(finite)} holds NaN or infinity")
-    return _join([tuple(np.asarray(x) for x in rank_counts(queries, pool, gold))])
+        for x in jax.tree.leaves(floating(vectors)):
+            finite = np.isfinite(x).reshape(len(x), -1).all(1)
+            if not finite.all():
+                raise ValueError(
+                    f"the embedding of {name} {np.argmin(finite)} holds NaN or infinity"
+                )
+
+    def count(queries: Tree, gold: np.ndarray) -> RankCounts:
+        return rank_counts(queries, pool, gold, score=score, block=block)
+
+    return _join([tuple(_by_parts(count, score, queries, gold))])
 
 
 def rank_counts_from_scores(
@@ -174,6 +197,27 @@ class RetrievalMetric:
 
     def _recall(self, state: RankCounts, k: int) -> Float[np.ndarray, " Q"]:
         return recall_at_k(state, k, self.ties)
+
+
+def _by_parts(
+    function: Callable[[Tree, np.ndarray], Sequence[jax.Array]],
+    score: Score,
+    queries: Tree,
+    gold: Int[np.ndarray, " Q"],
+) -> list[np.ndarray]:
+    """function(queries, gold) -> arrays [Q, ...], of queries together that are quick together."""
+    found: list[np.ndarray] = []
+    for numbers, part in score.alike(queries):
+        arrays = [np.asarray(x) for x in function(part, gold[numbers])]
+        found = found or [np.zeros((len(gold), *x.shape[1:]), x.dtype) for x in arrays]
+        for whole, x in zip(found, arrays, strict=True):
+            whole[numbers] = x
+    return found
+
+
+@partial(jax.jit, static_argnames="score")
+def _paired(queries: Tree, candidates: Tree, score: Score) -> Float[Array, " Q"]:
+    return score.paired(queries, candidates)
 
 
 def _rank(counts: RankCounts, ties: Ties) -> Float[np.ndarray, " Q"]:

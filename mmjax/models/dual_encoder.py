@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from mmjax.models.image_tower import ImageTowerConfig
 from mmjax.models.layers import Projection
-from mmjax.models.pixels import mirror, normalize
+from mmjax.models.pixels import network_input
 from mmjax.models.transformer import Transformer, TransformerConfig
 from mmjax.parallel.rules import constrain
 
@@ -111,12 +111,8 @@ class DualEncoder(nn.Module):
         return pool(hidden, side["mask"], self.config.pooling).astype(jnp.float32)
 
     def _see(self, batch: Any, train: bool) -> Float[Array, "B D"]:
-        pixels = constrain(batch["image"], "batch", None, None, None)
-        if train:
-            pixels = mirror(pixels, batch["mirror"])
-        seen = self.image_tower(
-            normalize(pixels, self.config.image.dtype), train=train, present=batch["has_image"]
-        )  # [B, D]
+        pixels = network_input(batch, self.config.image.dtype, train)
+        seen = self.image_tower(pixels, train=train, present=batch["has_image"])  # [B, D]
         # A photo that could not be had says nothing; its labels, where they are read, still do.
         return jnp.where(batch["has_image"][:, None], seen, 0.0)
 

@@ -28,8 +28,8 @@ INITIAL_STD = 0.02
 class Projection(nn.Module):
     """A linear map from the last `len(in_axes)` axes of the input to `shape`, plus a bias.
 
-    The kernel is `[*inputs, *shape]` with one logical name per axis. Its initial values have
-    standard deviation `std`; None: 1 / sqrt(number of inputs).
+    The kernel is `[*inputs, *shape]` with one logical name per axis. Its initial values are drawn
+    by `init_kernel`; None: they have standard deviation `std`; None: 1 / sqrt(number of inputs).
     """
 
     shape: tuple[int, ...]
@@ -38,6 +38,7 @@ class Projection(nn.Module):
     dtype: Any = jnp.float32
     use_bias: bool = True
     std: float | None = INITIAL_STD
+    init_kernel: Initializer | None = None
 
     @nn.compact
     def __call__(self, x: Float[Array, "*batch"]) -> Float[Array, "*out"]:
@@ -46,7 +47,9 @@ class Projection(nn.Module):
         std = math.prod(in_shape) ** -0.5 if self.std is None else self.std
         kernel = self.param(
             "kernel",
-            nn.with_logical_partitioning(normal_init(std), (*self.in_axes, *self.out_axes)),
+            nn.with_logical_partitioning(
+                self.init_kernel or normal_init(std), (*self.in_axes, *self.out_axes)
+            ),
             (*in_shape, *self.shape),
             jnp.float32,
         )
@@ -65,7 +68,8 @@ class Projection(nn.Module):
 class Table(nn.Module):
     """Rows of parameters that are looked up by index: words, positions, segments.
 
-    Rows from `rows` on are padding up to `padded_rows`, start as zero and are never looked up.
+    Rows from `rows` on are padding up to `padded_rows`, start as zero and are never looked up. The
+    initial values are drawn by `init_rows`; None: they have standard deviation `std`.
     """
 
     rows: int
@@ -74,17 +78,20 @@ class Table(nn.Module):
     padded_rows: int | None = None
     dtype: Any = jnp.float32
     std: float = INITIAL_STD
+    init_rows: Initializer | None = None
+    width_axis: str = "embed"
 
     def setup(self):
         total = self.padded_rows or self.rows
 
         def init(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
-            table = normal_init(self.std)(key, (self.rows, self.width), dtype)
+            draw = self.init_rows or normal_init(self.std)
+            table = draw(key, (self.rows, self.width), dtype)
             return jnp.pad(table, ((0, total - self.rows), (0, 0)))
 
         self.embedding = self.param(
             "embedding",
-            nn.with_logical_partitioning(init, (self.axis, "embed")),
+            nn.with_logical_partitioning(init, (self.axis, self.width_axis)),
             (total, self.width),
             jnp.float32,
         )
@@ -269,5 +276,19 @@ def normal_init(std: float) -> Initializer:
 
     def init(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
         return jax.random.truncated_normal(key, -2.0, 2.0, shape, dtype) * std
+
+    return init
+
+
+def xavier_uniform(key: Array, shape: tuple[int, int], dtype: Any) -> Array:
+    """Glorot and Bengio 2010, equation 16: the variance is kept forwards and backwards."""
+    return uniform_init(math.sqrt(6 / sum(shape)))(key, shape, dtype)
+
+
+def uniform_init(limit: float) -> Initializer:
+    """Values between -limit and limit, all as likely."""
+
+    def init(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
+        return jax.random.uniform(key, shape, dtype, -limit, limit)
 
     return init

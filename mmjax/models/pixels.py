@@ -8,10 +8,20 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, UInt8
 
+from mmjax.parallel.rules import constrain
+
 # Mean and standard deviation of ImageNet's photos, with values from 0 to 1, per channel R, G, B:
 # every pretrained network of the papers was trained on photos normalised so.
 MEAN = np.array([0.485, 0.456, 0.406], np.float32)
 STD = np.array([0.229, 0.224, 0.225], np.float32)
+
+
+def network_input(batch: Any, dtype: Any, train: bool) -> Float[Array, "B H W 3"]:
+    """What a network of images takes of a batch: "image" and, in training, "mirror"."""
+    pixels = constrain(batch["image"], "batch", None, None, None)
+    if train:
+        pixels = mirror(pixels, batch["mirror"])
+    return normalize(pixels, dtype)
 
 
 def normalize(pixels: UInt8[Array, "B H W 3"], dtype: Any = jnp.float32) -> Float[Array, "B H W 3"]:

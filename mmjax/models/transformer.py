@@ -44,6 +44,9 @@ class TransformerConfig(StackConfig):
     embedding_norm: bool = False
     word_std: float = 0.02
 
+    def module(self) -> Transformer:
+        return Transformer(self)
+
     @property
     def padded_vocab_size(self) -> int:
         return round_up(self.vocab_size, VOCAB_MULTIPLE)

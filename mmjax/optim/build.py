@@ -10,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from mmjax.config import limited
+from mmjax.config import duration, limited
 from mmjax.errors import UserError
 from mmjax.optim.factored import scale_by_adafactor
 from mmjax.optim.factors import rate_factors
 from mmjax.optim.lora import LoraOptions
 from mmjax.optim.parameters import describe, matching
+
+DECAY_STEPS = 1000  # where a config says nothing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +32,15 @@ class OptimOptions:
       learning_rate: at the top of the schedule.
       schedule: counted from the end of the warm-up: "constant"; "linear" or "cosine" to end_factor,
         which the update after the last would have; "staircase": learning_rate x decay_rate^floor(
-        step / decay_steps), as PhotoChat states. "rsqrt" counts all updates n made so far:
+        step / decay_steps), as PhotoChat states, and VSE++ and SCAN with a decay_rate of 0.1 and
+        decay_epochs. "rsqrt" counts all updates n made so far:
         learning_rate x sqrt(decay_steps / max(n, decay_steps)); with 0.01 and 10,000 that is T5's
         pre-training.
       warmup_steps: updates of linear rise; number i of them has learning_rate x i / warmup_steps.
       warmup_fraction: the same as a fraction of the run; give one of the two.
-      decay_rate, decay_steps: of "staircase" and "rsqrt".
+      decay_rate: of "staircase".
+      decay_steps, decay_epochs, decay_examples: of "staircase" and "rsqrt"; at most one; none:
+        1,000 steps.
       end_factor: of learning_rate: where "linear" and "cosine" end; "staircase" and "rsqrt" do not
         fall below it.
       b1, b2: decay of the moments of Adam and of Lion (whose paper has 0.9 and 0.99).
@@ -67,7 +72,9 @@ class OptimOptions:
     warmup_steps: int | None = limited(None, low=0)
     warmup_fraction: float | None = limited(None, low=0, high=1)
     decay_rate: float = limited(0.999, above=0, high=1)
-    decay_steps: int = limited(1000, low=1)
+    decay_steps: int | None = limited(None, low=1)
+    decay_epochs: float | None = limited(None, above=0)
+    decay_examples: int | None = limited(None, low=1)
     end_factor: float = limited(0.0, low=0, high=1)
     b1: float = limited(0.9, low=0, below=1)
     b2: float = limited(0.999, low=0, below=1)
@@ -84,6 +91,17 @@ class OptimOptions:
     lora: LoraOptions = dataclasses.field(default_factory=LoraOptions)
     ema_decay: float | None = limited(None, low=0, high=1)
     ema_warmup: bool = False
+
+
+def in_steps(options: OptimOptions, *, batch_size: int, examples_per_epoch: int) -> OptimOptions:
+    """The options with `decay_steps` in place of epochs or examples.
+
+    Raises:
+      UserError: two of them are set.
+    """
+    sizes = {"batch_size": batch_size, "examples_per_epoch": examples_per_epoch}
+    steps = duration(options, "decay", **sizes, path="optim")
+    return dataclasses.replace(options, decay_steps=steps, decay_epochs=None, decay_examples=None)
 
 
 def build_optimizer(
@@ -124,14 +142,17 @@ def build_schedule(options: OptimOptions, total_steps: int) -> Callable[[Any], j
 
     Raises:
       UserError: both warm-ups given, or one that is longer than the run.
+      ValueError: a decay in epochs or examples: `in_steps` comes first.
     """
+    if options.decay_epochs is not None or options.decay_examples is not None:
+        raise ValueError("decay_epochs and decay_examples must be made steps first: see in_steps")
+    timescale = options.decay_steps or DECAY_STEPS
     warmup = _warmup_steps(options, total_steps)
     peak, rest, end = options.learning_rate, max(1, total_steps - warmup), options.end_factor
 
     def schedule(count):
         after = jnp.maximum(count - warmup, 0)
         progress = jnp.clip(after / rest, 0.0, 1.0)
-        timescale = options.decay_steps
         factor = {
             "constant": lambda: 1.0,
             "linear": lambda: end + (1.0 - end) * (1.0 - progress),

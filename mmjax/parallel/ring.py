@@ -13,7 +13,6 @@ gradients in float32; beside these a few numbers per example.
 
 from __future__ import annotations
 
-import abc
 import dataclasses
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -26,10 +25,8 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.parallel import rules
+from mmjax.parallel.scores import Row, Score, Scores, Tree, floating
 
-Tree = Any
-Row = Float[Array, " r"]  # a value per row of a tile
-Scores = Float[Array, "r c"]
 Carry = tuple[Array, ...]
 
 
@@ -75,28 +72,6 @@ class Reduction(Protocol):
 
     def positive_slopes(self, carry: Carry, positive: Row) -> Row:
         """Derivative of the final `losses` by the positive score."""
-
-
-class Score(abc.ABC):
-    """How well rows fit columns: trees of arrays whose first axis numbers them.
-
-    Gradients flow to the floating leaves; others (masks, lengths) only inform. Hashable, so that
-    it can be static under `jit`: what is learned comes in with the rows, a value for each. Rows
-    and columns that stand for no example are all zeros and False: the score must be finite there,
-    and so must its derivatives.
-    """
-
-    @abc.abstractmethod
-    def __call__(self, rows: Tree, columns: Tree) -> Scores:
-        """Every row against every column, float32 or wider."""
-
-    def paired(self, rows: Tree, columns: Tree) -> Row:
-        """Row i against column i; trees of equal length."""
-
-        def one(row: Tree, column: Tree) -> Float[Array, ""]:
-            return self(*(jax.tree.map(lambda x: x[None], tree) for tree in (row, column)))[0, 0]
-
-        return jax.vmap(one)(rows, columns)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -295,11 +270,6 @@ def _varying(tree: Tree, axes: Sequence[str]) -> Tree:
         return tree
     zero = jax.lax.axis_index(tuple(axes)) * 0  # differs by type; the compiler drops it
     return jax.tree.map(lambda x: x + zero.astype(x.dtype), tree)
-
-
-def floating(tree: Tree) -> Tree:
-    """The tree with None at the leaves that have no gradients: masks, lengths, ids."""
-    return jax.tree.map(lambda x: x if jnp.issubdtype(x.dtype, jnp.floating) else None, tree)
 
 
 def _zeros(tree: Tree) -> Tree:

@@ -31,6 +31,8 @@ LOGICAL_RULES: dict[str, MeshAxes] = {
     "heads": "tensor",
     "head_dim": None,
     "mlp": "tensor",
+    "gates": "fsdp",  # of a recurrent unit
+    "state": None,  # of it, as the input of the next step
     "joint": None,
     "layers": None,
     "channels_in": None,

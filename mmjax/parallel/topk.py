@@ -9,13 +9,16 @@ mesh each device searches its own part of the pool, and only what it found is se
 
 All exact scores come from products of one shape, so that a pair has the same one, to the last bit,
 wherever its candidate lies: vectors that are equal tie, and the answer does not depend on the mesh.
+
+Instead of the dot product any `Score` over trees will do. There are no bounds for it, so that all
+of a block's scores are made, exactly.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,6 +27,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.parallel import rules
+from mmjax.parallel.scores import DOT_PRODUCT, Score, Tree
 
 # Queries and candidates of a block: 16 MiB of scores, which a CPU's last cache holds.
 BLOCK = (1024, 4096)
@@ -31,7 +35,6 @@ BLOCK = (1024, 4096)
 _GROUP = 64  # candidates under one maximum
 _PARTS = 16  # of a block: what is left of one is scored in parts of this share of it
 
-Tree = Any
 Best = tuple[Float[Array, "q k"], Int[Array, "q k"]]
 
 
@@ -48,22 +51,25 @@ class RankCounts(NamedTuple):
     equal_after: Int[Array, " Q"]
 
 
-@partial(jax.jit, static_argnames=("k", "block"))
+@partial(jax.jit, static_argnames=("k", "score", "block"))
 def top_k(
-    queries: Float[Array, "Q D"],
-    pool: Float[Array, "P D"],
+    queries: Tree,
+    pool: Tree,
     k: int,
     *,
+    score: Score = DOT_PRODUCT,
     ids: Int[Array, " P"] | None = None,
     block: tuple[int, int] = BLOCK,
 ) -> tuple[Float[Array, "Q k"], Int[Array, "Q k"]]:
-    """The k largest dot products of each query, the largest first, equal ones by increasing id.
+    """The k largest scores of each query, the largest first, equal ones by increasing id.
 
     Args:
-      queries, pool: of any float type; products are summed in float32 at the highest precision.
+      queries, pool: trees of arrays [Q, ...] and [P, ...] as `score` reads them; for the dot
+        product [Q, D] and [P, D] of any float type, summed in float32 at the highest precision.
         Under a mesh the pool is cut along the batch's axes. Where they do not divide P, it is
         filled up first, which copies it: fill it up with ids below 0 where that is too much.
       k: may exceed P. Made for hundreds at most: the time beside the products grows with k^2.
+      score: of queries as rows against candidates as columns.
       ids: names of the candidates, in any order; a row with one below 0 is no candidate. By
         default the position. Beyond int32 they need `jax_enable_x64`.
       block: queries and candidates that are scored at a time.
@@ -78,15 +84,18 @@ def top_k(
         raise ValueError(f"k={k}: at least one candidate is asked for")
     if ids is not None and not jnp.issubdtype(ids.dtype, jnp.signedinteger):
         raise TypeError(f"ids are {ids.dtype}, not signed integers")
-    sizes = _sizes(queries.shape[0], pool.shape[0], block)
+    sizes = _sizes(_length(queries), _length(pool), block)
+    # What is bfloat16 already would not be rounded.
+    bounded = score == DOT_PRODUCT and not queries.dtype == pool.dtype == jnp.bfloat16
 
-    def search(queries: Array, rows: Tree) -> Best:
+    def search(queries: Tree, rows: Tree) -> Best:
         order = None if ids is None else jnp.argsort(rows["id"])
 
-        def one(queries: Float[Array, "q D"]) -> Best:
-            best = jnp.full((len(queries), k), -jnp.inf), jnp.full((len(queries), k), -1, id_type)
-            exact = queries.dtype == pool.dtype == jnp.bfloat16  # nothing would be rounded
-            enter = partial(_enter_all if exact else _enter_promising, queries)
+        def one(queries: Tree) -> Best:
+            Q = _length(queries)
+            best = jnp.full((Q, k), -jnp.inf), jnp.full((Q, k), -1, id_type)
+            enter = _enter_promising if bounded else partial(_enter_all, score)
+            enter = partial(enter, queries)
             return _fold_blocks(enter, best, rows, sizes[1], order)
 
         return _map_queries(one, queries, sizes[0])
@@ -100,18 +109,19 @@ def top_k(
     return scores, found
 
 
-@partial(jax.jit, static_argnames=("block",))
+@partial(jax.jit, static_argnames=("score", "block"))
 def rank_counts(
-    queries: Float[Array, "Q D"],
-    pool: Float[Array, "P D"],
+    queries: Tree,
+    pool: Tree,
     gold: Int[Array, " Q"],
     *,
+    score: Score = DOT_PRODUCT,
     block: tuple[int, int] = BLOCK,
 ) -> RankCounts:
     """How many candidates stand above and beside each query's own; no score is kept.
 
     Args:
-      queries, pool, block: as for `top_k`.
+      queries, pool, score, block: as for `top_k`.
       gold: position in the pool of each query's own candidate.
 
     Returns:
@@ -120,16 +130,16 @@ def rank_counts(
 
     Raises ValueError where a block is below 1.
     """
-    P = pool.shape[0]
-    q, c = _sizes(queries.shape[0], P, block)
+    P = _length(pool)
+    q, c = _sizes(_length(queries), P, block)
     q = min(q, c)  # the own candidates of a block of queries are a block of candidates
 
-    def search(queries: Array, rows: Tree) -> RankCounts:
+    def search(queries: Tree, rows: Tree) -> RankCounts:
         def one(block: Tree) -> RankCounts:
-            own = _own_score(block["x"], rows, block["gold"], c)
+            own = _own_score(score, block["x"], rows, block["gold"], c)
             own = jnp.where((block["gold"] >= 0) & (block["gold"] < P), own, jnp.nan)
             zero = jnp.zeros(own.shape, jnp.int32)
-            count = partial(_count, block["x"], own, block["gold"])
+            count = partial(_count, score, block["x"], own, block["gold"])
             return _fold_blocks(count, RankCounts(zero, zero, zero), rows, c)
 
         counts = _map_queries(one, {"x": queries, "gold": gold.astype(jnp.int32)}, q)
@@ -148,8 +158,12 @@ def _sizes(Q: int, P: int, block: tuple[int, int]) -> tuple[int, int]:
     return -(-Q // blocks), groups * _GROUP
 
 
-def _rows(pool: Float[Array, "P D"], ids: Int[Array, " P"] | None) -> Tree:
-    return {"x": pool, "id": jnp.arange(pool.shape[0], dtype=jnp.int32) if ids is None else ids}
+def _rows(pool: Tree, ids: Int[Array, " P"] | None) -> Tree:
+    return {"x": pool, "id": jnp.arange(_length(pool), dtype=jnp.int32) if ids is None else ids}
+
+
+def _length(tree: Tree) -> int:
+    return jax.tree.leaves(tree)[0].shape[0]
 
 
 def _axes() -> tuple[str, ...]:
@@ -161,8 +175,8 @@ def _axes() -> tuple[str, ...]:
 
 
 def _on_each_device(
-    search: Callable[[Array, Tree], Tree],
-    queries: Float[Array, "Q D"],
+    search: Callable[[Tree, Tree], Tree],
+    queries: Tree,
     rows: Tree,
     size: int,
     out: PartitionSpec,
@@ -192,20 +206,25 @@ def _filled(rows: Tree, size: int) -> Tree:
     if missing <= 0:
         return rows
     return {
-        "x": jnp.pad(rows["x"], ((0, missing), (0, 0))),
+        "x": jax.tree.map(lambda x: _longer(x, missing), rows["x"]),
         "id": jnp.pad(rows["id"], (0, missing), constant_values=-1),
     }
 
 
+def _longer(x: Array, rows: int) -> Array:
+    """With so many rows of zeros more."""
+    return jnp.pad(x, [(0, rows), *[(0, 0)] * (x.ndim - 1)])
+
+
 def _map_queries(function: Callable[[Tree], Tree], queries: Tree, size: int) -> Tree:
     """`function` of blocks of `size` queries, one after another."""
-    Q = jax.tree.leaves(queries)[0].shape[0]
+    Q = _length(queries)
     if size >= Q:
         return function(queries)
     blocks = -(-Q // size)
 
     def cut(x: Array) -> Array:
-        x = jnp.pad(x, [(0, blocks * size - Q), *[(0, 0)] * (x.ndim - 1)])
+        x = _longer(x, blocks * size - Q)
         return x.reshape(blocks, size, *x.shape[1:])
 
     found = jax.lax.map(function, jax.tree.map(cut, queries))
@@ -213,13 +232,13 @@ def _map_queries(function: Callable[[Tree], Tree], queries: Tree, size: int) -> 
 
 
 def _fold_blocks(
-    function: Callable[[Tree, Array, Array], Tree],
+    function: Callable[[Tree, Tree, Array], Tree],
     carry: Tree,
     rows: Tree,
     size: int,
     order: Int[Array, " p"] | None = None,
 ) -> Tree:
-    """carry = function(carry, candidates [size, D], ids [size]) for each block, in order.
+    """carry = function(carry, candidates [size, ...], ids [size]) for each block, in order.
 
     What is no candidate has the id -1.
     """
@@ -243,26 +262,24 @@ def _fold_blocks(
 
 
 def _scores(
-    queries: Float[Array, "q D"], candidates: Float[Array, "c D"], real: Bool[Array, " c"]
+    score: Score, queries: Tree, candidates: Tree, real: Bool[Array, " c"]
 ) -> Float[Array, "q c"]:
     """The exact ones; minus infinity instead of NaN, and for what is not real."""
-    scores = jnp.einsum(
-        "qd,cd->qc", queries, candidates, precision="highest", preferred_element_type=jnp.float32
-    )
+    scores = score(queries, candidates).astype(jnp.float32)
     return jnp.where(real & ~jnp.isnan(scores), scores, -jnp.inf)
 
 
 def _enter_all(
-    queries: Float[Array, "q D"], best: Best, candidates: Float[Array, "c D"], ids: Int[Array, " c"]
+    score: Score, queries: Tree, best: Best, candidates: Tree, ids: Int[Array, " c"]
 ) -> Best:
     """The best so far with those of a block, all of whose scores are made."""
-    return _enter(best, _scores(queries, candidates, ids >= 0), ids)
+    return _enter(best, _scores(score, queries, candidates, ids >= 0), ids)
 
 
 def _enter_promising(
     queries: Float[Array, "q D"], best: Best, candidates: Float[Array, "c D"], ids: Int[Array, " c"]
 ) -> Best:
-    """As `_enter_all`, but only candidates that may enter are scored exactly, some at a time."""
+    """As `_enter_all` of dot products, but only what may enter is scored exactly, part by part."""
     size = _part_of(len(ids))
     promising = _may_enter(queries, best, candidates) & (ids >= 0)
     at = jnp.nonzero(promising, size=len(ids), fill_value=len(ids))[0]  # in order of ids
@@ -273,7 +290,7 @@ def _enter_promising(
         some = jax.lax.dynamic_slice_in_dim(at, i * size, size)
         x = candidates.at[some].get(mode="fill", fill_value=0)
         found = ids.at[some].get(mode="fill", fill_value=-1)
-        return i + 1, _enter_all(queries, best, x, found)
+        return i + 1, _enter_all(DOT_PRODUCT, queries, best, x, found)
 
     begin = _varying(jnp.zeros((), jnp.int32))
     return jax.lax.while_loop(lambda state: state[0] * size < here, one, (begin, best))[1]
@@ -362,7 +379,7 @@ def _insert(best: Best, score: Float[Array, "q 1"], id_: Int[Array, "q 1"]) -> B
 
 
 def _own_score(
-    queries: Float[Array, "q D"], rows: Tree, gold: Int[Array, " q"], size: int
+    score: Score, queries: Tree, rows: Tree, gold: Int[Array, " q"], size: int
 ) -> Float[Array, " q"]:
     """Each query's score with its own candidate, the very number that its block will hold.
 
@@ -370,27 +387,31 @@ def _own_score(
     """
     axes = _axes()
     at = jnp.clip(gold - rows["id"][0], 0, len(rows["id"]) - 1)  # ids are positions, one by one
-    own = jnp.pad(rows["x"][at], ((0, size - len(queries)), (0, 0)))  # [size, D]
+    own = jax.tree.map(lambda x: _longer(x[at], size - len(gold)), rows["x"])  # [size, ...]
     mine = rows["id"][at] == gold
-    scores = _scores(queries, own, jnp.ones(size, bool))
+    scores = _scores(score, queries, own, jnp.ones(size, bool))
     # A barrier, lest the compiler makes the diagonal alone, in another order of summing.
     scores = jnp.diagonal(jax.lax.optimization_barrier(scores))
     return jax.lax.psum(jnp.where(mine, scores, 0), axes) if axes else scores
 
 
 def _count(
-    queries: Float[Array, "q D"],
+    score: Score,
+    queries: Tree,
     own: Float[Array, " q"],
     gold: Int[Array, " q"],
     counts: RankCounts,
-    candidates: Float[Array, "c D"],
+    candidates: Tree,
     ids: Int[Array, " c"],
 ) -> RankCounts:
     """The counts with those of a block, whose ids are positions."""
-    scores = _scores(queries, candidates, ids >= 0)
-    equal = (scores == own[:, None]) & (ids >= 0)
+    scores = _scores(score, queries, candidates, ids >= 0)
+    # The own one is level with itself, however its score was rounded here.
+    itself = ids == gold[:, None]
+    greater = (scores > own[:, None]) & ~itself
+    equal = ((scores == own[:, None]) | itself) & (ids >= 0)
     after = equal & (ids > gold[:, None])
-    new = RankCounts(*(x.sum(1, dtype=jnp.int32) for x in (scores > own[:, None], equal, after)))
+    new = RankCounts(*(x.sum(1, dtype=jnp.int32) for x in (greater, equal, after)))
     return jax.tree.map(jnp.add, counts, new)
 
 

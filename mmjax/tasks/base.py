@@ -32,11 +32,12 @@ class Predictor:
     """Something a trained model offers outside its loss.
 
     Attributes:
-      fn: (variables, batch) -> array [B, ...].
+      fn: (variables, batch) -> tree of arrays [B, ...]; other axes may differ between batches and
+        are then filled up with zeros to the longest.
       features: what it reads of a batch; examples are sorted by the length of the first.
     """
 
-    fn: Callable[[Any, Batch], jax.Array]
+    fn: Callable[[Any, Batch], Any]
     features: tuple[str, ...]
 
 

@@ -19,6 +19,7 @@ from mmjax.data.examples import Example, SkipRecord
 from mmjax.data.featurize import Ragged
 from mmjax.data.images import ImageOptions, decode_image
 from mmjax.data.perturb import INPUTS
+from mmjax.data.regions import RegionOptions
 from mmjax.data.schema import Dialogue, Photo
 from mmjax.data.splits import Split
 from mmjax.evaluators import Pool, RetrievalEvaluator, candidate_pool
@@ -34,8 +35,8 @@ class RetrievalOptions:
     """What is asked, what is learned, what is counted.
 
     Attributes:
-      candidate: what is seen of a photo: the text of its labels (DE_label), its pixels (DE_img), or
-        both (DE).
+      candidate: what is seen of a photo: the text of its labels (DE_label), its pixels (DE_img),
+        both (DE), or features of its regions (SCAN).
       query: whose turns before the share make the query, joined by a space: the sharer's (as in
         the paper), or both speakers'; "marked": both, each said to be whose.
       query_max_length, label_max_length: tokens, with [CLS] and [SEP].
@@ -49,10 +50,11 @@ class RetrievalOptions:
         all that is seen. Photos with the same id, or in which the same pixels (and labels) are
         seen, never are.
       image: how photos become pixels.
+      regions: how many there are of a photo, and of which width.
       ties: how equal scores count in R@K: "expected", "pessimistic" or "argsort_reversed".
     """
 
-    candidate: Literal["labels", "pixels", "both"] = "labels"
+    candidate: Literal["labels", "pixels", "both", "regions"] = "labels"
     query: Query = "sharer"
     query_max_length: int = limited(128, low=3)
     label_max_length: int = limited(128, low=3)
@@ -63,6 +65,7 @@ class RetrievalOptions:
     reduction: Literal["mean", "sum"] = "mean"
     mask_equal_labels: bool = True
     image: ImageOptions = ImageOptions()  # noqa: RUF009 - it is frozen
+    regions: RegionOptions = RegionOptions()  # noqa: RUF009 - it is frozen
     ties: Literal["expected", "pessimistic", "argsort_reversed"] = judging("expected")
 
 
@@ -121,16 +124,21 @@ class RetrievalText:
     @property
     def reads(self) -> bool:
         """Whether the text of the labels is read."""
-        return self.options.candidate != "pixels"
+        return self.options.candidate in ("labels", "both")
 
     @property
     def photos(self) -> bool:
         """Whether pixels are seen."""
-        return self.options.candidate != "labels"
+        return self.options.candidate in ("pixels", "both")
+
+    @property
+    def regions(self) -> bool:
+        """Whether features of regions are seen."""
+        return self.options.candidate == "regions"
 
     @property
     def inputs(self) -> frozenset[str]:
-        reads = {"labels": self.reads, "images": self.photos}
+        reads = {"labels": self.reads, "images": self.photos or self.regions}
         reads["speakers"] = self.options.query == "sharer"
         return frozenset(name for name in INPUTS if reads.get(name, True))
 
@@ -150,9 +158,9 @@ class RetrievalText:
     @property
     def key_names(self) -> tuple[str, ...]:
         """Photos that are equal under one of these are no negatives of each other."""
-        alike = {"labels": "label_set", "pixels": "pixels", "both": "content"}
-        alike = alike[self.options.candidate]
-        masked = self.photos or self.options.mask_equal_labels
+        alike = {"labels": "label_set", "pixels": "pixels"}
+        alike = alike.get(self.options.candidate, "content")
+        masked = self.options.candidate != "labels" or self.options.mask_equal_labels
         return ("photo", alike) if masked else ("photo",)
 
     def examples(self, dialogue: Dialogue) -> Iterable[Example]:
@@ -179,6 +187,7 @@ class RetrievalText:
         for sub, photo in enumerate(shares):
             text = self._text(dialogue, sub, photo)
             seen = (self.reads and text.labels) or (self.photos and photo.file is not None)
+            seen = seen or (self.regions and photo.regions is not None)
             if text.query and seen:
                 found.append(text)
         if not found:
@@ -186,6 +195,7 @@ class RetrievalText:
                 "labels": "the photo has no labels",
                 "pixels": "the photo could not be had",
                 "both": "the photo has no labels and could not be had",
+                "regions": "the photo has no features of regions (config.data.regions=PLACE)",
             }[self.options.candidate]
             raise SkipRecord(nothing if text.query else "nothing was said before the photo")
         return found
@@ -197,7 +207,12 @@ class RetrievalText:
     def _keys(self, photo: Photo, labels: str) -> dict[str, str]:
         pixels = f"missing: {photo.id}" if photo.file is None else photo.file.digest
         # What a model takes in, in its order; photos with equal content are embedded once.
-        content = {"labels": labels, "pixels": pixels, "both": f"{pixels}\n{labels}"}
+        content = {
+            "labels": labels,
+            "pixels": pixels,
+            "both": f"{pixels}\n{labels}",
+            "regions": "" if photo.regions is None else photo.regions.digest,
+        }
         return {
             "photo": photo.id,
             "content": content[self.options.candidate],

@@ -9,7 +9,12 @@ from typing import Any
 
 from etils import epath
 
-from mmjax.data.tokenizers import Tokenizer, load_tokenizer, train_tokenizer
+from mmjax.data.tokenizers import (
+    Tokenizer,
+    load_tokenizer,
+    train_tokenizer,
+    train_word_tokenizer,
+)
 from mmjax.errors import UserError
 from mmjax.models.encoder_decoder import EncoderDecoderConfig
 from mmjax.models.image_tower import ImageTowerConfig
@@ -37,6 +42,11 @@ def fit_tokenizer(
     tokenizer = load_tokenizer(weights.path)
     tokenizer.save(folder)
     return tokenizer
+
+
+def fit_words(texts: Iterable[str], min_count: int, folder: epath.PathLike) -> Tokenizer:
+    """Writes to `folder` a vocabulary of the texts' words."""
+    return train_word_tokenizer(texts, min_count, os.fspath(folder))
 
 
 def check_vocabulary(weights: PretrainedFolder | None, folder: epath.PathLike) -> None:

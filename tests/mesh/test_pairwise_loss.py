@@ -12,7 +12,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from mmjax.losses.pairwise import Sigmoid, SoftmaxCE, pair_term
-from mmjax.parallel.ring import floating
+from mmjax.parallel.scores import floating
 from tests.pair_oracle import CROSS, DOT, KINDS, QUICK_TO_COMPILE, Together, Towers, random_case
 
 B, SCALE, BIAS = 24, 3.0, -0.5
@@ -150,7 +150,7 @@ def test_with_padding_alone_or_one_id_for_all_there_are_no_negatives(kind, loss)
 @by_kind
 def test_a_number_that_is_none_shows_in_the_total_unless_it_is_padding(kind, loss):
     case = random_case(kind, 1, B, duplicates=False, padding=False)
-    array = case.rows["regions"] if isinstance(case.rows, dict) else case.rows
+    array = case.rows["words"] if isinstance(case.rows, dict) else case.rows
     array[7] = np.nan
     for weight, finite in ((1.0, False), (0.0, True)):
         case.weights[7] = weight

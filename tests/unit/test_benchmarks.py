@@ -239,6 +239,40 @@ def test_what_pytorch_trains_has_the_presets_size_and_dropout():
         assert rates == {0.1} == {network.dropout}
 
 
+@pytest.mark.slow
+def test_scan_is_compared_with_pytorchs_loop_over_texts(tmp_path):
+    from benchmarks import scan
+
+    out = tmp_path / "scan.json"
+    small = ["--pool=5", "--batch_size=3", "--regions=2", "--words=4", "--dim=8", "--rounds=1"]
+    scan.main([*small, f"--out={out}"])
+    found = check(out, rounds=1)
+    assert [case["amount"] for case in found["cases"]] == [25, 3]
+    for case in found["cases"]:
+        assert case["reference"] == scan.REFERENCE and len(case["contenders"]) == 2
+        assert all(values["extra"]["MiB at most"] >= 0 for values in case["contenders"].values())
+    with pytest.raises(UserError, match="--words=0"):
+        scan.main(["--words=0"])
+
+
+def test_pytorchs_loop_over_texts_ranks_as_scan_does_and_learns():
+    torch = pytest.importorskip("torch", reason="see benchmarks/requirements.txt")
+
+    from benchmarks import scan
+    from mmjax.models.stacked_cross_attention import StackedCrossAttention
+
+    sizes = (3, 20, 8)
+    texts, photos = scan.towers(30, *sizes)
+    wanted = scan.text_by_text(
+        torch.from_numpy(texts["words"]), texts["mask"].sum(1), torch.from_numpy(photos["regions"])
+    )
+    found = StackedCrossAttention()(texts, photos)
+    np.testing.assert_allclose(found, wanted.T, rtol=1e-5, atol=1e-5)
+    ours, theirs = scan.mmjax_ranking(30, *sizes), scan.ranking(30, *sizes)
+    np.testing.assert_array_equal(ours(), theirs())
+    assert np.isfinite(scan.step(4, *sizes)())
+
+
 SMALL = ("--vocab_size=330", "--batch_size=8", "--rounds=2")
 
 

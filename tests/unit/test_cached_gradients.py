@@ -107,8 +107,8 @@ class Regions(nn.Module):
     def __call__(self, batch, *, train):
         image, text = batch["image"], batch["text"]
         return {
-            "image": {"regions": nn.Dense(7)(image["regions"]), "there": image["there"]},
-            "text": {"words": nn.Dense(7)(text["words"]), "said": text["said"]},
+            "image": {"regions": nn.Dense(7)(image["regions"]), "mask": image["mask"]},
+            "text": {"words": nn.Dense(7)(text["words"]), "mask": text["mask"]},
             "scale": self.param("scale", nn.initializers.constant(3.0), ()),
         }
 
@@ -116,13 +116,13 @@ class Regions(nn.Module):
 def test_outputs_may_be_trees_that_a_score_of_its_own_reads():
     case = random_case(CROSS, 0, B)
     batch = {
-        "image": jax.tree.map(np.float32, case.rows) | {"there": case.rows["there"]},
-        "text": jax.tree.map(np.float32, case.columns) | {"said": case.columns["said"]},
+        "text": jax.tree.map(np.float32, case.rows) | {"mask": case.rows["mask"]},
+        "image": jax.tree.map(np.float32, case.columns) | {"mask": case.columns["mask"]},
         "keys": case.keys,
         "weight": case.weights,
     }
     term = PairTerm(
-        *("pairs", "image", "text", "scale", SumHinge()), score=CROSS.score, tile=(10, 7)
+        *("pairs", "text", "image", "scale", SumHinge()), score=CROSS.score, tile=(10, 7)
     )
     params = Regions().init(jax.random.key(0), batch, train=False)["params"]
     whole = check_parts_against_whole(

@@ -22,7 +22,7 @@ ALLOWED = {
     "data": {"config", "errors", "parallel"},
     "pretrained": {"errors", "models", "parallel", "data"},
     "observe": {"config", "data", "errors"},
-    "evaluators": {"data", "errors", "metrics"},
+    "evaluators": {"data", "errors", "metrics", "parallel"},
     "figures": {"metrics"},
     "tasks": {
         *("config", "data", "errors", "evaluators", "observe"),

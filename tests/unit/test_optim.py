@@ -16,7 +16,7 @@ from mmjax.errors import UserError
 from mmjax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from mmjax.models.presets import IMAGE_PRESETS, bert
 from mmjax.models.transformer import Transformer
-from mmjax.optim.build import OptimOptions, build_optimizer, build_schedule
+from mmjax.optim.build import OptimOptions, build_optimizer, build_schedule, in_steps
 from mmjax.parallel import rules
 from mmjax.train_state import abstract_params
 
@@ -79,6 +79,24 @@ def test_the_staircase_is_the_papers():
     for step in (0, 999, 1000, 1999, 2000, 123_456):
         want = 5e-5 * 0.999 ** (step // 1000)
         np.testing.assert_allclose(schedule(jnp.int32(step)), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("given", [{"decay_epochs": 15.0}, {"decay_examples": 15 * 640}], ids=str)
+def test_the_staircase_of_vse_and_scan_falls_after_so_many_epochs(given):
+    """640 examples in batches of 128: 5 steps are an epoch."""
+    options = OptimOptions(learning_rate=2e-4, schedule="staircase", decay_rate=0.1, **given)
+    schedule = build_schedule(in_steps(options, batch_size=128, examples_per_epoch=640), 150)
+    found = [float(schedule(jnp.int32(step))) for step in (0, 74, 75, 149, 150)]
+    np.testing.assert_allclose(found, [2e-4, 2e-4, 2e-5, 2e-5, 2e-6], rtol=1e-5)
+
+
+def test_a_decay_is_given_once_and_made_steps_before_it_is_used():
+    options = OptimOptions(schedule="staircase", decay_epochs=1.0)
+    with pytest.raises(ValueError, match="in_steps"):
+        build_schedule(options, 10)
+    both = dataclasses.replace(options, decay_steps=10)
+    with pytest.raises(UserError, match=r"decay_steps and config\.optim\.decay_epochs"):
+        in_steps(both, batch_size=1, examples_per_epoch=1)
 
 
 @pytest.mark.parametrize("given", [{"warmup_steps": 4}, {"warmup_fraction": 0.2}], ids=str)

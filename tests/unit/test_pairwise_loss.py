@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmjax.losses.pairwise import HardestHinge, Sigmoid, SoftmaxCE, SumHinge, pair_term
-from mmjax.parallel.ring import Score, floating
+from mmjax.parallel.scores import Score, floating
 from tests.pair_oracle import CROSS, DOT, LOSSES, QUICK_TO_COMPILE, Together, Towers, random_case
 
 by_loss = pytest.mark.parametrize("loss", LOSSES, ids=lambda x: type(x).__name__)
