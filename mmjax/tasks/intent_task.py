@@ -40,6 +40,10 @@ class IntentTask(Task):
         self.options, self.model = options, model
         self._weights = open_weights(model.weights)
         self._examples: IntentExamples | None = None
+        if self._weights is not None:
+            # A folder that does not fit is told of now, and not once the data are prepared.
+            self.load(self._weights.path)
+            self.module()
 
     def __getstate__(self) -> dict[str, Any]:
         """For processes that make examples: they need no weights."""
