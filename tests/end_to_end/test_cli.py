@@ -267,6 +267,24 @@ def test_a_trained_run_can_be_judged_on_blank_photos_and_not_trained_on_them(tra
     is_one_sentence(mmjax(*blank), r"config\.data\.pixels was 'real', is 'blank'")
 
 
+def test_an_audit_takes_one_input_away_after_another_and_a_look_at_test_is_entered(trained, data):
+    workdir, _ = trained
+    run = (DEMO, *TINY, data, f"--workdir={workdir}", "--mode=audit")
+    looks = len(list((workdir / "test_looks").iterdir()))
+    outcome = mmjax(*run, "--split=test", "--audit=images_blanked,labels_dropped,speakers_swapped")
+    assert outcome.code == 0, outcome.err
+    found = json.loads((workdir / "audit" / "test.json").read_text())
+    result = read_result(str(workdir / "result.json"))
+    assert found["full"] == pytest.approx(result.metrics["test"]["recall_sum"], abs=1e-3)
+    assert [row["name"] for row in found["rows"]] == ["images_blanked", "labels_dropped"]
+    assert {row["examples"] for row in found["rows"]} == {240}
+    assert set(found["skipped"]) == {"speakers_swapped"}  # both speakers' turns are read
+    assert outcome.out == (workdir / "audit" / "test.md").read_text()
+    assert found["verdict"] in outcome.out
+    assert len(list((workdir / "test_looks").iterdir())) == looks + 1
+    is_one_sentence(mmjax(*run, "--audit=label_dropped"), r'did you mean "labels_dropped"\?')
+
+
 def test_a_second_stage_takes_what_fits_and_names_the_rest(trained, data, tmp_path):
     workdir, _ = trained
     config = f"{DEMO},model=de_img,init_from=run://{workdir}"
