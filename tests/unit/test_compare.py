@@ -18,9 +18,14 @@ def answer(i: int, above: int, equal: int = 1, **more) -> dict:
     return {
         "id": f"q{i}",
         "turns": [{"speaker": 0, "text": f"query {i}"}, {"speaker": 1, "text": "well"}],
-        "sharer": 0, "asked": [0], "query": f"query {i}",
-        "photo": f"p{i}", "labels": [f"label {i}"], "score": 0.5,
-        "above": above, "equal": equal,
+        "sharer": 0,
+        "asked": [0],
+        "query": f"query {i}",
+        "photo": f"p{i}",
+        "labels": [f"label {i}"],
+        "score": 0.5,
+        "above": above,
+        "equal": equal,
         "top": [{"photo": f"p{k}", "labels": [f"label {k}"], "score": 1 - k / 9} for k in range(4)],
         **more,
     }

@@ -119,7 +119,13 @@ def asked(name, *turns, **more) -> dict:
     return {
         "id": name,
         "turns": [{"speaker": who, "text": text} for who, text in turns],
-        "asked": [0], "photo": "p", "labels": [], "above": 0, "score": 0.5, "top": [], **more,
+        "asked": [0],
+        "photo": "p",
+        "labels": [],
+        "above": 0,
+        "score": 0.5,
+        "top": [],
+        **more,
     }
 
 
