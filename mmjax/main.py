@@ -35,6 +35,11 @@ _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 _SPLIT = flags.DEFINE_enum("split", "dev", ("train", "dev", "test"), "For eval, predict and audit.")
 _TOP = flags.DEFINE_integer("top", 10, "Candidates per answer, for predict.", lower_bound=1)
 _AUDIT = flags.DEFINE_list("audit", [], "What --mode=audit takes away. Default: all that applies.")
+_INTENT = flags.DEFINE_string(
+    "intent",
+    None,
+    "RUN/predictions/dev.jsonl of an intent run, to be shown on the page of a retrieval run.",
+)
 _DISTRIBUTED = flags.DEFINE_string(
     "distributed", "auto", "auto, on or off: connect to the other processes of this run."
 )
@@ -92,6 +97,11 @@ def main(argv: Sequence[str]) -> int:
         for name, value in evaluation.metrics.items():
             print(f"{_SPLIT.value}/{name}  {value:.2f}")
     else:
+        from mmjax.answers import read_answers
+        from mmjax.observe.intent_page import beside
+
+        # Before the work: a file that is not there is told at once.
+        intent = read_answers(_INTENT.value, "intent") if _INTENT.value else None
         answers = system.predict(workdir, _SPLIT.value, _TOP.value)
         if _SPLIT.value == "test" and distributed.is_main():
             workdir.look_at_test("--mode=predict")
@@ -106,6 +116,8 @@ def main(argv: Sequence[str]) -> int:
             unfinished.replace(path)
             print(f"{len(answers)} answers in {path}")
             page = path.with_suffix(".html")
+            if intent is not None:
+                answers = beside(answers, intent, _INTENT.value)
             system.page(page, _SPLIT.value, answers)
             if page.exists():
                 print(f"the page to look at: {page}")

@@ -133,8 +133,9 @@ class NetworkSystem:
         with jax.set_mesh(self._mesh):
             self._prepare(workdir, fit=False)
             data = self._split(split)
-            predict = self._predict(self._best(workdir)[0], data)
-            return self._task.answers(data, predict, top)
+            variables, chosen = self._best(workdir)
+            answers = self._task.answers(data, self._predict(variables, data), top)
+            return [{**answer, **chosen} for answer in answers]
 
     def page(self, path: Any, split: str, answers: list[dict[str, Any]]) -> None:
         self._task.page(path, self._split(split), answers, self._config["label"])

@@ -6,6 +6,7 @@ metrics/         JSON lines, see `mmjax.observe.metrics_log`
 checkpoints/     the latest states;  best/  the best one by the dev metric
 artifact/        what the finished run is to others, see `mmjax.artifacts`
 export/          models for transformers, see `mmjax.export`
+audit/           which input earns the score, see `mmjax.audit`
 test_looks/      the ledger: one file per look at a test split
 result.json      final metrics with everything needed to make them again
 per_example.json ranks of every example, for intervals and paired comparisons

@@ -45,7 +45,7 @@ class Task(Featurizer, Protocol):
     """Everything that the loop and the systems ask of a task, beside making examples.
 
     A task is made from its options and its model's options. What has a body here may be left out
-    by a class that inherits from this one.
+    by a class that inherits from this one; an audit then takes everything to be read.
     """
 
     photos = False

@@ -17,6 +17,7 @@ from mmjax.data.schema import Dialogue
 from mmjax.data.sources import Source
 from mmjax.data.splits import Split
 from mmjax.evaluators import Predict, TurnEvaluator, turn_rows
+from mmjax.observe.intent_page import write_intent_page
 from mmjax.tasks.base import Task
 from mmjax.tasks.intent_examples import PLACES, TOKENS, IntentExamples, IntentOptions, answer
 from mmjax.tasks.text_classifier import ModelOptions
@@ -113,3 +114,9 @@ class IntentTask(Task):
             dialogue = split.source[int(record)]
             found.append(answer(dialogue, dialogue.id, probabilities))
         return found
+
+    def page(
+        self, path: epath.PathLike, split: Split, answers: list[dict[str, Any]], title: str
+    ) -> None:
+        """An HTML page of the answers, see `mmjax.observe.intent_page`."""
+        write_intent_page(path, answers, title=title, about={"split": split.source.name})
