@@ -76,7 +76,7 @@ def audit(judge: Judge, split: str, metric: str, names: Sequence[str] = ()) -> d
         "dataset": data.source.name,
         "examples": len(_rows(data, full)),
         "metric": metric,
-        "full": float(full.metrics[metric]),
+        "full": ratio(*_parts(full, metric)),
         "chance": full.chance.get(metric),
         "metrics": _plain(full.metrics),
         "rows": rows,
@@ -118,7 +118,10 @@ def _taken_away(
 
 def _shared(judge: Judge, data: Split, full: Evaluation, metric: str, name: str) -> dict[str, Any]:
     """Only what is judged differs: the candidates stay, and nothing is computed anew."""
-    train = judge.open("train").source
+    try:
+        train = judge.open("train").source
+    except UserError as error:
+        raise _NotApplicable(str(error).rstrip(".")) from error
     if train.name == data.source.name:
         raise _NotApplicable("the split is the one that was trained on")
     seen = set().union(*(_photos(train, i) for i in range(len(train))))

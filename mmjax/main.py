@@ -22,7 +22,7 @@ from ml_collections import config_flags
 
 from mmjax.errors import UserError
 
-MODES = ("train", "eval", "predict", "audit")
+MODES = ("train", "eval", "predict", "audit", "export")
 EXIT_USER_ERROR, EXIT_PREEMPTED, EXIT_INTERRUPTED = 2, 75, 130
 
 _CONFIG = config_flags.DEFINE_config_file(
@@ -35,6 +35,11 @@ _MODE = flags.DEFINE_enum("mode", "train", MODES, "What to do.")
 _SPLIT = flags.DEFINE_enum("split", "dev", ("train", "dev", "test"), "For eval, predict and audit.")
 _TOP = flags.DEFINE_integer("top", 10, "Candidates per answer, for predict.", lower_bound=1)
 _AUDIT = flags.DEFINE_list("audit", [], "What --mode=audit takes away. Default: all that applies.")
+_INTENT = flags.DEFINE_string(
+    "intent",
+    None,
+    "RUN/predictions/dev.jsonl of an intent run, to be shown on the page of a retrieval run.",
+)
 _DISTRIBUTED = flags.DEFINE_string(
     "distributed", "auto", "auto, on or off: connect to the other processes of this run."
 )
@@ -78,6 +83,9 @@ def main(argv: Sequence[str]) -> int:
     workdir.check(system.identity(), free=system.judging_keys())
     if _MODE.value == "audit":
         _audit(system, workdir, config["eval"]["metric"])
+    elif _MODE.value == "export":
+        for folder in system.export(workdir):
+            print(f"a model for transformers: {folder}")
     elif _MODE.value == "eval":
         evaluation = system.evaluate(workdir, _SPLIT.value)
         # Entered when there is something to see, and before it is seen.
@@ -89,6 +97,11 @@ def main(argv: Sequence[str]) -> int:
         for name, value in evaluation.metrics.items():
             print(f"{_SPLIT.value}/{name}  {value:.2f}")
     else:
+        from mmjax.answers import read_answers
+        from mmjax.observe.intent_page import beside
+
+        # Before the work: a file that is not there is told at once.
+        intent = read_answers(_INTENT.value, "intent") if _INTENT.value else None
         answers = system.predict(workdir, _SPLIT.value, _TOP.value)
         if _SPLIT.value == "test" and distributed.is_main():
             workdir.look_at_test("--mode=predict")
@@ -103,6 +116,8 @@ def main(argv: Sequence[str]) -> int:
             unfinished.replace(path)
             print(f"{len(answers)} answers in {path}")
             page = path.with_suffix(".html")
+            if intent is not None:
+                answers = beside(answers, intent, _INTENT.value)
             system.page(page, _SPLIT.value, answers)
             if page.exists():
                 print(f"the page to look at: {page}")

@@ -24,12 +24,16 @@ from mmjax.artifacts import (
     write_artifact,
 )
 from mmjax.checkpoint.store import CheckpointStore
+from mmjax.data.index import build_index
 from mmjax.data.loader import Loader, process_rows
+from mmjax.data.perturb import BLANK
 from mmjax.data.plan import EvalPlan, TrainPlan
-from mmjax.data.sources import Source
+from mmjax.data.schema import Dialogue, Photo, Proposal, Turn
+from mmjax.data.sources import ListSource, Source
 from mmjax.data.splits import Split, index_split, open_source
 from mmjax.errors import UserError
 from mmjax.evaluators import Evaluation
+from mmjax.export import write_export
 from mmjax.observe.metrics_log import MetricsLog
 from mmjax.observe.writers import Writer, make_writers
 from mmjax.optim.build import OptimOptions, build_optimizer, build_schedule, in_steps
@@ -43,6 +47,15 @@ from mmjax.tasks.base import Predictor
 from mmjax.workdir import WorkDir
 
 logger = logging.getLogger(__name__)
+
+# With everything that an example is made of: turns, and a shared photo with labels and pixels that
+# was proposed too.
+_ANY_PHOTO = Photo("any", ("c",), file=BLANK)
+ANY_DIALOGUE = Dialogue(
+    "any",
+    (Turn(1, "a"), Turn(0, "b"), Turn(0, "", (_ANY_PHOTO,))),
+    (Proposal((_ANY_PHOTO,), right=0, scores=(0.0,), alike=(1,), above=0, equal=1),),
+)
 
 
 class NetworkSystem:
@@ -120,11 +133,26 @@ class NetworkSystem:
         with jax.set_mesh(self._mesh):
             self._prepare(workdir, fit=False)
             data = self._split(split)
-            predict = self._predict(self._best(workdir)[0], data)
-            return self._task.answers(data, predict, top)
+            variables, chosen = self._best(workdir)
+            answers = self._task.answers(data, self._predict(variables, data), top)
+            return [{**answer, **chosen} for answer in answers]
 
     def page(self, path: Any, split: str, answers: list[dict[str, Any]]) -> None:
         self._task.page(path, self._split(split), answers, self._config["label"])
+
+    def export(self, workdir: WorkDir) -> list[str]:
+        with jax.set_mesh(self._mesh):
+            self._prepare(workdir, fit=False)
+            variables, chosen = self._best(workdir, like=self._any_split())
+            models = self._task.exports(jax.tree.map(distributed.to_host, variables), chosen)
+        if not distributed.is_main():
+            return []
+        about = {
+            "label": self._config["label"],
+            "dataset": self._options["data"].dataset,
+            "figures": workdir.figures("dev"),
+        }
+        return write_export(workdir.path / "export", models, about)
 
     # The steps of a run, in order.
 
@@ -329,14 +357,17 @@ class NetworkSystem:
 
     # Judging and predicting.
 
-    def _best(self, workdir: WorkDir, step: int | None = None) -> tuple[Any, dict[str, float]]:
+    def _best(
+        self, workdir: WorkDir, step: int | None = None, like: Split | None = None
+    ) -> tuple[Any, dict[str, float]]:
         """What the best checkpoint evaluates with, and what was chosen for it on dev.
 
         Args:
           step: of the best checkpoint; None: what the latest checkpoint names, or the artifact
             where that is all there is.
+          like: whose first example tells the shapes of a batch; None: dev.
         """
-        split = self._split("dev")
+        split = self._split("dev") if like is None else like
         loader = self._eval_loader(split, np.arange(len(split.index)), None)
         abstract, _ = train_state.abstract_state(
             self._task.module(), loader.shapes(), optax.identity(), self._mesh, ema=False
@@ -456,6 +487,11 @@ class NetworkSystem:
             source = self._open_source(name)
             self._splits[name] = index_split(self._task, self._options["data"], source)
         return self._splits[name]
+
+    def _any_split(self) -> Split:
+        """A split of one dialogue, for who needs shapes and no data."""
+        source = ListSource([ANY_DIALOGUE])
+        return Split(source, build_index(self._task, source))
 
     def _dataset(self, sizes: Mapping[str, int]) -> dict[str, Any]:
         """What `mmjax.report` must know of it; `sizes`: of the splits that were judged."""

@@ -1,23 +1,22 @@
 """From the results of runs to a table: what was measured beside what was published.
 
-    python -m mmjax.report RESULTS_DIR... --table=photochat_retrieval [--format=markdown]
+    python -m mmjax.report [RESULTS_DIR...] --table=photochat_retrieval [--format=markdown|html]
     python -m mmjax.report results --table=photochat_retrieval --update=README.md
+    python -m mmjax.report --table=photochat_retrieval --commands
 
 No figure in a document is written by hand. A measured row says what it was measured on, with an
 interval, and is called the winner only where a paired bootstrap against the runner-up allows it.
+With --commands: how to run the published rows that have no measured one.
 """
 
 from __future__ import annotations
 
 import argparse
-import html
-import importlib.resources
-import json
 import math
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 
 import numpy as np
@@ -27,81 +26,99 @@ from mmjax.errors import UserError
 from mmjax.figures import FIGURES, Figures
 from mmjax.metrics.base import ratio
 from mmjax.metrics.bootstrap import paired_bootstrap
+from mmjax.published.tables import PublishedRow, PublishedTable, commands_command, load_table
+from mmjax.report_formats import FORMATS, Kind, Report, Row, Section, markdown
 from mmjax.results import Result, read_results
 
 WINNER, STAND_IN = "★", "‡"
-
-
-@dataclass(frozen=True)
-class Report:
-    """One table, ready to be drawn: a title, rows of text under headings, notes below."""
-
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]]
-    notes: Sequence[str]
+_DEFAULT_FOLDER = "results"
+# What a dataset is, in words; any other goes by its name and folder.
+_KNOWN = {"photochat/release": "real PhotoChat", "photochat/demo": "generated"}
+_SEEN = {
+    "labels": "labels only",
+    "pixels": "pixels only",
+    "both": "pixels and labels",
+    "regions": "regions",
+}
 
 
 def run(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code: 0, or 2 with one sentence for a bad input."""
     parser = argparse.ArgumentParser(prog="mmjax.report", description=__doc__.splitlines()[0])
-    parser.add_argument("folders", nargs="+", help="searched for result.json at any depth")
-    parser.add_argument("--table", required=True, choices=tables(), help="which table to make")
-    parser.add_argument("--format", choices=FORMATS, default="terminal")
+    parser.add_argument(
+        "folders",
+        nargs="*",
+        help=f"searched for result.json at any depth; default: {_DEFAULT_FOLDER}",
+    )
+    parser.add_argument("--table", required=True, help="a file of mmjax/published, without .json")
+    parser.add_argument(
+        "--format", choices=FORMATS, help="default: terminal, or markdown where it is not one"
+    )
     parser.add_argument(
         "--update", metavar="FILE", help="put the table, as Markdown, between FILE's markers"
     )
-    arguments = parser.parse_args(argv)
+    parser.add_argument(
+        "--commands", action="store_true", help="print how to run the rows that are not measured"
+    )
+    given = parser.parse_args(argv)
     try:
-        report = make_report(arguments.table, read_results(arguments.folders))
-        if arguments.update:
-            update_document(arguments.update, arguments.table, markdown(report))
-            print(f"{arguments.update}: table {arguments.table} is up to date")
+        table = load_table(given.table)
+        if given.commands:
+            print(commands(table, _results(given.folders, needed=False)))
+            return 0
+        report = make_report(table, _results(given.folders, needed=True))
+        if given.update:
+            update_document(given.update, table.name, markdown(report))
+            print(f"{given.update}: table {table.name} is up to date")
         else:
-            print(FORMATS[arguments.format](report))
+            drawn = given.format or ("terminal" if sys.stdout.isatty() else "markdown")
+            print(FORMATS[drawn](report))
     except UserError as error:
         print(f"mmjax.report: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def tables() -> list[str]:
-    """Names of the tables that can be made: those with published figures."""
-    folder = importlib.resources.files("mmjax.published")
-    return sorted(f.name[:-5] for f in folder.iterdir() if f.name.endswith(".json"))
-
-
-def make_report(table: str, results: Sequence[Result]) -> Report:
+def make_report(table: PublishedTable, results: Sequence[Result]) -> Report:
     """Published and measured rows of `table` by the falling chief figure of its task.
 
-    Results of other tasks are passed over; runs of this task that never looked at the test split
-    are named in a note, since a row cannot be placed without it. Raises UserError where no result
-    belongs to the table.
+    A run on the table's own dataset with the model, loss and encoders of a published row stands
+    right below it; runs on other datasets stand in a section of their own. Results of other tasks
+    are passed over; runs of this task that never looked at the test split are named in a note,
+    since a row cannot be placed without it. Raises UserError where no result belongs to the table.
     """
-    published = importlib.resources.files("mmjax.published") / f"{table}.json"
-    published = json.loads(published.read_text("utf-8"))
-    split, home = published["split"], published["dataset"]
-    figures = FIGURES[published["task"]]
-    results = [r for r in results if r.task == published["task"]]
+    figures, split = FIGURES[table.task], table.split
+    results = [r for r in results if r.task == table.task]
     if not results:
         raise UserError(
-            f"No result for table {table}: it needs a run of the task {published['task']!r} "
+            f"No result for table {table.name}: it needs a run of the task {table.task!r} "
             "(see configs/), or other folders."
         )
     placed = [r for r in results if split in r.metrics]
     for r in placed:
         _check_figures(r, figures, split)
     marks, notes = _winners(placed, figures, split)
-    rows = [(row[figures.chief_metric], _published_row(row, figures)) for row in published["rows"]]
-    for r in placed:
-        row = _measured_row(r, figures, split, home, marks.get(r.path, ""))
-        rows.append((r.metrics[split][figures.chief_metric], row))
-    rows.sort(key=lambda x: -x[0])  # stable: a published figure stands before an equal one
-    if published["rows"]:
-        notes = [f"Published: {published['source']}. {published['note']}", *notes]
-    notes += [_chance(r) for r in placed if r.cross_validation]
-    if any(r.dataset["name"] != home for r in placed):
+    measured = {r.path: _measured_row(r, figures, table, marks.get(r.path, "")) for r in placed}
+    own, others = (
+        sorted(
+            (r for r in placed if (r.dataset["name"] == table.dataset) == home),
+            key=lambda r: -r.metrics[split][figures.chief_metric],
+        )
+        for home in (True, False)
+    )
+    sections = [Section("", _paired(table, own, measured, figures))]
+    if others:
+        heading = "On other data: not comparable with the rows above" if sections[0].rows else ""
+        sections.append(Section(heading, [measured[r.path] for r in others]))
         notes.append(f"{STAND_IN} another dataset: not comparable with the published rows.")
+    if table.rows:
+        notes = [f"Published: {table.source}. {table.note}", *notes]
+        if missing := len(not_measured(table, placed)):
+            notes.append(
+                f"Not measured yet: {missing} of the {len(table.rows)} published rows; "
+                f"{commands_command(table.name)} prints how."
+            )
+    notes += [_chance(r) for r in placed if r.cross_validation]
     left_out = sorted(r.name for r in results if split not in r.metrics)
     if left_out:
         notes.append(f"Without figures on {split}, left out: {', '.join(left_out)}.")
@@ -109,63 +126,31 @@ def make_report(table: str, results: Sequence[Result]) -> Report:
         *("model", "measured on", *figures.columns),
         *(f"95 % of {figures.chief}", f"dev {figures.chief}", "looks at test", "training"),
     )
-    return Report(published["title"], columns, [row for _, row in rows], notes)
+    return Report(table.title, columns, [s for s in sections if s.rows], notes)
 
 
-def terminal(report: Report) -> str:
-    """Aligned plain text."""
-    table = [report.columns, *report.rows]
-    widths = [max(len(row[i]) for row in table) for i in range(len(report.columns))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if number else cell.ljust(width)
-            for cell, width, number in zip(row, widths, _numbers(report), strict=True)
-        )
-        for row in table
+def commands(table: PublishedTable, results: Sequence[Result]) -> str:
+    """The commands of the published rows without a measured one, each under the row's name."""
+    rows = [row for row in not_measured(table, results) if row.commands]
+    if not rows:
+        return f"# every published row of {table.name} is measured"
+    blocks = [
+        "\n".join([f"# {row.label}", *(f"python -m mmjax.main {c}" for c in row.commands)])
+        for row in rows
     ]
-    lines.insert(1, "  ".join("-" * width for width in widths))
-    return "\n".join([report.title, "", *(line.rstrip() for line in lines), "", *report.notes])
+    if any("COCO" in command for row in rows for command in row.commands):
+        blocks.insert(0, "# COCO: a folder of MSCOCO's photos and captions, as photo_folder reads")
+    return "\n\n".join(blocks)
 
 
-def markdown(report: Report) -> str:
-    """A Markdown table with its notes as a list."""
-
-    def line(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |"
-
-    rule = ["---:" if number else "---" for number in _numbers(report)]
-    body = [line(report.columns), line(rule), *(line(row) for row in report.rows)]
-    notes = [f"* {note}" for note in report.notes]
-    return "\n".join([f"**{report.title}**", "", *body, "", *notes])
-
-
-def html_page(report: Report) -> str:
-    """A page that stands alone."""
-
-    def line(cells: Sequence[str], tag: str) -> str:
-        return "<tr>" + "".join(f"<{tag}>{html.escape(x)}</{tag}>" for x in cells) + "</tr>"
-
-    title = html.escape(report.title)
-    style = "table{border-collapse:collapse}td,th{border:1px solid #bbb;padding:.2em .6em}"
-    return "\n".join(
-        [
-            f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{style}</style>',
-            f"<h1>{title}</h1>",
-            "<table>",
-            f"<thead>{line(report.columns, 'th')}</thead>",
-            "<tbody>",
-            *(line(row, "td") for row in report.rows),
-            "</tbody></table>",
-            *(f"<p>{html.escape(note)}</p>" for note in report.notes),
-        ]
-    )
-
-
-FORMATS: dict[str, Callable[[Report], str]] = {
-    "terminal": terminal,
-    "markdown": markdown,
-    "html": html_page,
-}
+def not_measured(table: PublishedTable, results: Sequence[Result]) -> list[PublishedRow]:
+    """The published rows of which no result on the table's own dataset and split is a run."""
+    measured = [
+        r
+        for r in results
+        if r.task == table.task and r.dataset["name"] == table.dataset and table.split in r.metrics
+    ]
+    return [row for row in table.rows if not any(row.is_run_of(r.config) for r in measured)]
 
 
 def update_document(path: str, table: str, text: str) -> None:
@@ -254,34 +239,81 @@ def _compared(
     return paired_bootstrap(values, other_values, weights=(weights, other_weights), groups=groups)
 
 
-def _published_row(row: Mapping[str, Any], figures: Figures) -> list[str]:
-    loss = f", {row['loss']}" if row.get("loss") else ""
-    shown = [f"{row[name]:.1f}" if name in row else "" for name in figures.columns.values()]
-    return [row["model"] + loss, "published", *shown, "", "", "", ""]
+def _paired(
+    table: PublishedTable,
+    own: Sequence[Result],
+    measured: Mapping[str, Row],
+    figures: Figures,
+) -> list[Row]:
+    """Published rows, each with its measured ones below it, and the measured rows without one."""
+    chief, alone = figures.chief_metric, {r.path: r for r in own}
+    groups = []
+    for row in table.rows:
+        same = [r for r in own if r.path in alone and row.is_run_of(r.config)]
+        for r in same:
+            del alone[r.path]
+        rows = [_published_row(row, figures), *(measured[r.path] for r in same)]
+        groups.append((row.figures[chief], rows))
+    groups += [(r.metrics[table.split][chief], [measured[r.path]]) for r in alone.values()]
+    groups.sort(key=lambda x: -x[0])  # stable: a published figure stands before an equal one
+    return [row for _, rows in groups for row in rows]
 
 
-def _measured_row(r: Result, figures: Figures, split: str, home: str, mark: str) -> list[str]:
-    chief = figures.chief_metric
+def _published_row(row: PublishedRow, figures: Figures) -> Row:
+    values = [row.figures.get(name) for name in figures.columns.values()]
+    shown = ["" if value is None else f"{value:.1f}" for value in values]
+    return Row(Kind.PUBLISHED, [row.label, "published", *shown, "", "", "", ""])
+
+
+def _measured_row(r: Result, figures: Figures, table: PublishedTable, mark: str) -> Row:
+    chief, split = figures.chief_metric, table.split
     shown = [f"{r.metrics[split][name]:.1f}" for name in figures.columns.values()]
-    size = r.dataset["sizes"].get(split)
-    measured_on = f"{r.dataset['name']} {split}" + (f" ({size:,})" if size else "")
-    if r.dataset["name"] != home:
-        measured_on += f" {STAND_IN}"
     dev = ""
     if chief in r.metrics.get("dev", {}):
         dev = f"{r.metrics['dev'][chief]:.1f} {_interval(r, chief, 'dev')}".strip()
     machine = r.device["machine"]
     if r.device["processes"] > 1:
         machine += f" x {r.device['processes']}"
-    return [
+    cells = [
         r.label + mark,
-        measured_on,
+        _measured_on(r, table),
         *shown,
         _interval(r, chief, split) or "–",
         dev,
         str(r.test_looks),
         f"{_duration(r.wall_seconds)} on {machine}",
     ]
+    own = r.dataset["name"] == table.dataset
+    return Row(Kind.MEASURED if own else Kind.STAND_IN, cells)
+
+
+def _measured_on(r: Result, table: PublishedTable) -> str:
+    """Which data, how many queries, and what of a photo was seen: "real PhotoChat test (1,000)"."""
+    name, size = r.dataset["name"], r.dataset["sizes"].get(table.split)
+    folder = PurePath(_key(r.config, "data", "manual_dir") or "").name
+    text = _KNOWN.get(name, f"{name} {folder}".strip())
+    if name != table.dataset:
+        text = f"{STAND_IN} stand-in: {text}"
+    text += f" {table.split}" + (f" ({size:,})" if size else "")
+    if table.task == "retrieval":
+        # Results from before there were pixels do not say that labels were all there was.
+        seen = _key(r.config, "task", "candidate") or "labels"
+        text += f", {_SEEN.get(seen, seen)}"
+        pixels = _key(r.config, "data", "pixels") or "real"
+        text += f" ({pixels} pixels)" if pixels != "real" and seen != "labels" else ""
+    return text
+
+
+def _key(config: Mapping[str, Any], section: str, key: str) -> Any:
+    found = config.get(section)
+    return found.get(key) if isinstance(found, Mapping) else None
+
+
+def _results(folders: Sequence[str], *, needed: bool) -> list[Result]:
+    """Of the folders, else of the default one, which may be missing where nothing is needed."""
+    if not folders and not needed and not epath.Path(_DEFAULT_FOLDER).is_dir():
+        return []
+    return read_results(folders or [_DEFAULT_FOLDER])
 
 
 def _chance(r: Result) -> str:
@@ -301,12 +333,6 @@ def _duration(seconds: float) -> str:
     if seconds < 60:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 3600 else f"{seconds / 3600:.1f} h"
-
-
-def _numbers(report: Report) -> list[bool]:
-    """Of each column, whether it holds numbers."""
-    last = len(report.columns) - 1
-    return [column not in (0, 1, last) for column in range(last + 1)]
 
 
 if __name__ == "__main__":

@@ -59,7 +59,10 @@ class System(Protocol):
         """What `train` left, to be scored on more than one split."""
 
     def predict(self, workdir: WorkDir, split: str, top: int) -> list[dict[str, Any]]:
-        """The answer to every example of a split, as JSON values."""
+        """The answer to every example of a split, as JSON values, with what was chosen on dev."""
+
+    def export(self, workdir: WorkDir) -> list[str]:
+        """Writes what `train` left in Hugging Face's layout; the folders. Raises UserError."""
 
     def page(self, path: Any, split: str, answers: list[dict[str, Any]]) -> None:
         """Writes an HTML page of the answers, where there is something to see."""

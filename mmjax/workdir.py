@@ -5,6 +5,8 @@ preprocessing/   what was fitted on the training data (the tokenizer)
 metrics/         JSON lines, see `mmjax.observe.metrics_log`
 checkpoints/     the latest states;  best/  the best one by the dev metric
 artifact/        what the finished run is to others, see `mmjax.artifacts`
+export/          models for transformers, see `mmjax.export`
+audit/           which input earns the score, see `mmjax.audit`
 test_looks/      the ledger: one file per look at a test split
 result.json      final metrics with everything needed to make them again
 per_example.json ranks of every example, for intervals and paired comparisons
@@ -140,6 +142,13 @@ class WorkDir:
         """How often a test split has been looked at."""
         folder = self.path / "test_looks"
         return sum(1 for _ in folder.iterdir()) if folder.exists() else 0
+
+    def figures(self, split: str) -> dict[str, float]:
+        """The final metrics on a split; empty where there is no result."""
+        try:
+            return dict(json.loads((self.path / "result.json").read_text())["metrics"][split])
+        except (OSError, ValueError, LookupError, TypeError):
+            return {}
 
     def write_result(
         self,

@@ -12,6 +12,7 @@ import numpy as np
 from mmjax import config as config_lib
 from mmjax.config import DataOptions, EvalOptions, limited
 from mmjax.data.splits import Split, open_split
+from mmjax.errors import UserError
 from mmjax.evaluators import Evaluation
 from mmjax.metrics.retrieval import ranking_from_scores
 from mmjax.systems import Judge
@@ -87,6 +88,9 @@ class Bm25System:
         pool = self._task.pool(data)
         scores = self._scores(data)[:, pool.content_of]
         return self._task.told(data, ranking_from_scores(scores, pool.gold, top))
+
+    def export(self, workdir: WorkDir) -> list[str]:
+        raise UserError("BM25 has no weights: there is nothing to export.")
 
     def page(self, path: Any, split: str, answers: list[dict[str, Any]]) -> None:
         self._task.page(path, self._split(split), answers, self._config["label"])

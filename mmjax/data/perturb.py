@@ -177,10 +177,14 @@ def exchange(contents: Sequence[str], what: str) -> np.ndarray:
     Raises:
       UserError: all contents are the same; `what` they are of.
     """
-    _, first, content = np.unique(contents, return_index=True, return_inverse=True)
+    first: dict[str, int] = {}
+    for i, content in enumerate(contents):
+        first.setdefault(content, i)
     if len(first) < 2:
         raise UserError(f"there are no two {what} that differ, so none can be exchanged.")
-    return first[_cycle(len(first), np.random.default_rng(0))[content.reshape(-1)]]
+    known = sorted(first)  # whatever order the things came in
+    other = dict(zip(known, _cycle(len(known), np.random.default_rng(0)), strict=True))
+    return np.array([first[known[other[content]]] for content in contents], np.int64)
 
 
 # What is said

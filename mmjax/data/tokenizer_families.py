@@ -7,6 +7,7 @@ library.
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -131,6 +132,46 @@ def _unigram(model: bytes, steps: list[Any], more: list[str] | None = None) -> A
     whole = [p.piece for p in proto.pieces if p.type in (types.CONTROL, types.USER_DEFINED)]
     tokenizer.add_special_tokens(
         [AddedToken(token, normalized=False, special=True) for token in [*whole, *more]]
+    )
+    return tokenizer
+
+
+def sentencepiece_unigram(model: bytes) -> Any:
+    """A SentencePiece unigram model that spells in bytes what it does not know, as a
+    `tokenizers.Tokenizer` which gives the same ids; not for every row of combining characters,
+    which that library normalises by clusters.
+
+    Raises ValueError for a model that it would not give them for.
+    """
+    from sentencepiece import sentencepiece_model_pb2
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    trainer, rules = proto.trainer_spec, proto.normalizer_spec
+    usual = rules.add_dummy_prefix and rules.remove_extra_whitespaces and rules.escape_whitespaces
+    if trainer.model_type != sentencepiece_model_pb2.TrainerSpec.UNIGRAM:
+        raise ValueError("the SentencePiece model is no unigram model")
+    if not usual or not trainer.split_by_whitespace or trainer.treat_whitespace_as_suffix:
+        raise ValueError("the SentencePiece model treats spaces in a way of its own")
+    pieces = [(piece.piece, piece.score) for piece in proto.pieces]
+    tokenizer = Tokenizer(models.Unigram(pieces, trainer.unk_id, trainer.byte_fallback))
+    tokenizer.normalizer = normalizers.Sequence(
+        [
+            normalizers.Precompiled(rules.precompiled_charsmap),
+            # The space alone: there are others that SentencePiece takes for characters.
+            normalizers.Replace(Regex("^ +| +$"), ""),
+            normalizers.Replace(Regex(" +"), " "),
+        ]
+    )
+    kinds = sentencepiece_model_pb2.ModelProto.SentencePiece
+    marks = (kinds.CONTROL, kinds.UNKNOWN, kinds.BYTE)
+    unwritten = "|".join(re.escape(p.piece[1:]) for p in proto.pieces if p.type in marks)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Metaspace(prepend_scheme="always", split=True),
+            # A text in which such a piece is written out does not hold it.
+            pre_tokenizers.Split(Regex(rf"[\[<](?={unwritten})"), "merged_with_previous"),
+        ]
     )
     return tokenizer
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import itertools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from mmjax.data.tokenizer_families import (
     TOKENIZER_JSON,
     TokenizerFamily,
     family_of,
+    sentencepiece_unigram,
     special_parts,
 )
 from mmjax.errors import UserError
@@ -30,11 +33,13 @@ class FileTokenizer:
     """What all kinds share: they are their files, and reopen from them in another process.
 
     A kind gives `_token_id(token)`, None for one it has not, `_special`, the ids by name, and
-    `_decoder_start`, a name.
+    `_decoder_start`, a name; `to_tokenizers()`, the same in the `tokenizers` library, and whether a
+    special token that is written out in a text is that token there (`finds_special_tokens`).
     """
 
     _special: dict[str, int]
     _decoder_start: str | None
+    finds_special_tokens: bool
 
     def __init__(self, files: dict[str, bytes]):
         self._files = files
@@ -79,6 +84,11 @@ class FileTokenizer:
             )
         return found
 
+    @property
+    def special_ids(self) -> Mapping[str, int]:
+        """The ids above by name ("sep_token"), of those that there are."""
+        return self._special
+
     def _id(self, name: str) -> int:
         if name not in self._special:
             raise UserError(
@@ -90,6 +100,8 @@ class FileTokenizer:
 
 class FamilyTokenizer(FileTokenizer):
     """A tokenizer.json, or the files of a family, through the `tokenizers` library."""
+
+    finds_special_tokens = True
 
     def __init__(self, files: dict[str, bytes]):
         import tokenizers
@@ -122,6 +134,10 @@ class FamilyTokenizer(FileTokenizer):
     def encode(self, text: str) -> np.ndarray:
         ids = self._tokenizer.encode(clean(text), add_special_tokens=False).ids
         return np.asarray(ids, np.int32)
+
+    def to_tokenizers(self) -> Any:
+        """A copy of it as `tokenizers.Tokenizer`."""
+        return copy.deepcopy(self._tokenizer)
 
     def _token_id(self, token: str) -> int | None:
         return self._tokenizer.token_to_id(token)
@@ -159,13 +175,14 @@ class SentencePieceTokenizer(FileTokenizer):
     """A SentencePiece model whose begin and end pieces serve as [CLS] and [SEP]."""
 
     _decoder_start = "bos_token"
+    finds_special_tokens = False
 
     def __init__(self, files: dict[str, bytes]):
         import sentencepiece
 
         super().__init__(files)
-        model = next(content for name, content in files.items() if name.endswith(".model"))
-        self._processor = sentencepiece.SentencePieceProcessor(model_proto=model)
+        self._model = next(content for name, content in files.items() if name.endswith(".model"))
+        self._processor = sentencepiece.SentencePieceProcessor(model_proto=self._model)
         self.vocab_size = self._processor.get_piece_size()
         bos, eos = self._processor.bos_id(), self._processor.eos_id()
         ids = {
@@ -180,6 +197,16 @@ class SentencePieceTokenizer(FileTokenizer):
 
     def encode(self, text: str) -> np.ndarray:
         return np.asarray(self._processor.encode(clean(text), out_type=int), np.int32)
+
+    def to_tokenizers(self) -> Any:
+        """The same as `tokenizers.Tokenizer`; raises UserError where that library has no such."""
+        try:
+            return sentencepiece_unigram(self._model)
+        except ValueError as e:
+            raise UserError(
+                f"the tokenizer cannot be written as {TOKENIZER_JSON}: {e}. Train with the "
+                "tokenizer of a model family, or with one trained on the dialogues."
+            ) from e
 
     def _token_id(self, token: str) -> int | None:
         found = self._processor.piece_to_id(token)

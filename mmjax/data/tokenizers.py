@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -41,12 +41,14 @@ class Tokenizer(Protocol):
     """Text to ids, and the ids of special tokens.
 
     `fingerprint` is a hex digest of the files: equal fingerprints encode equally. `vocab_size` is
-    how many rows an embedding needs. An id that the tokenizer has no token for raises UserError
+    how many rows an embedding needs. `finds_special_tokens`: one that is written out in a text is
+    that token there. An id that the tokenizer has no token for raises UserError
     when it is asked for.
     """
 
     vocab_size: int
     fingerprint: str
+    finds_special_tokens: bool
 
     @property
     def pad_id(self) -> int: ...
@@ -69,6 +71,13 @@ class Tokenizer(Protocol):
     @property
     def sentinel_ids(self) -> tuple[int, ...]:
         """T5's marks of spans that were left out, the first one first."""
+
+    @property
+    def special_ids(self) -> Mapping[str, int]:
+        """The ids above by the names "pad_token", ..., of those that there are."""
+
+    def to_tokenizers(self) -> Any:
+        """The same as a `tokenizers.Tokenizer`; raises UserError where there is no such."""
 
     def encode(self, text: str) -> np.ndarray:
         """int32 ids of the text, nothing added to it; empty for an empty text."""

@@ -1,22 +1,12 @@
-"""What a retrieval model answered, as one HTML file: dialogues, right photos, best candidates.
-
-The file stands alone: styles, script and photos are in it, and its content security policy lets
-nothing else in. The script draws examples as the reader scrolls. What comes from the dataset
-reaches the page as JSON and is only ever set as text.
-"""
+"""What a retrieval model answered, as one HTML file: dialogues, right photos, best candidates."""
 
 from __future__ import annotations
 
 import base64
-import hashlib
-import html
+import collections
 import io
-import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from string import Template
 from typing import Any
 
 import numpy as np
@@ -24,12 +14,15 @@ from etils import epath
 from PIL import Image
 
 from mmjax.data.images import decode_image
+from mmjax.observe.document import bars, write_document
 
 # As in figures 5 and 6 of the PhotoChat paper.
 _TOP = 5
 # Highest rank of each bar; the script colours ranks by the same first three bounds.
 _BARS = (1, 5, 10, 20, 50, 100, 1000, math.inf)
 _TONES = ("first", "near", "far", "lost")
+_KS = (1, 5, 10)
+_MOST_LABELS = 300
 _THUMBNAIL_QUALITY = 60
 _LONGEST_TO_SHORTEST = 1.5
 
@@ -48,32 +41,36 @@ def write_page(
     Args:
       path: of the HTML file, local or in a bucket.
       answers: JSON values of `mmjax.tasks.retrieval`: "id", "turns", "asked", "photo", "labels",
-        "above", "score" and "top". Where "sharer" is missing too, the one speaker of the turns
-        that were asked is taken for the sharer.
+        "above", "score" and "top". Where "equal" is missing, the score is the right photo's alone;
+        where "sharer" is missing too, the one speaker of the turns that were asked is taken for the
+        sharer. A turn may have the "probability" that a photo follows, and the answer then the
+        "threshold" (see `mmjax.observe.intent_page.beside`).
       thumbnail: a photo's JPEG bytes by its id, or None: its labels are shown in their place.
       about: facts of the run for the header, such as {"split": "dev", "recall@1": "16.3"}.
       limit: examples in the page. Of more answers, the worst half of the page is the most wrong
         ones, the rest a sample at even distances in the order of rank; the page says so. The
-        histogram counts all answers.
+        histogram and the recalls per label count all answers.
     """
     if limit < 1:
         raise ValueError(f"limit={limit}: at least one example is shown.")
     chosen, worst = _chosen(answers, limit)
-    style, script = _part("page.css"), _part("page.js")
-    text = Template(_part("page.html")).substitute(
-        title=html.escape(title),
-        facts="".join(_fact(name, value) for name, value in about.items()),
-        total=f"{len(answers):,}",
-        bars=_bars([answer["above"] + 1 for answer in answers]),
-        selection=_selection(len(answers), len(chosen), worst),
-        style=style,
-        style_hash=_csp_hash(style),
-        script=script,
-        script_hash=_csp_hash(script),
-        data=_script_json(_data(answers, chosen, thumbnail)),
+    data = _data(answers, chosen, thumbnail)
+    key = {"asked": "the query", "right": "the right photo"}
+    if any(turn[3] is not None for example in data["examples"] for turn in example["turns"]):
+        key["chance"] = "chance that a photo follows"
+    write_document(
+        path,
+        "retrieval.js",
+        data,
+        title=title,
+        about=about,
+        search="Search dialogues and labels",
+        groups="Rank of the right photo",
+        key=key,
+        figure=_histogram([answer["above"] + 1 for answer in answers]),
+        more=_labels_table(len(data["labels"])) + _selection(len(answers), len(chosen), worst),
+        footer="Rank: one more than the number of photos scored above the right one.",
     )
-    # Half of a surrogate pair, which JSON can hold, is no UTF-8.
-    epath.Path(path).write_bytes(text.encode("utf-8", "xmlcharrefreplace"))
 
 
 def thumbnail(data: bytes, side: int = 160) -> bytes:
@@ -112,32 +109,28 @@ def _chosen(answers: Sequence[Mapping[str, Any]], limit: int) -> tuple[list[int]
     return sorted(by_rank[:worst] + [rest[i] for i in even]), worst
 
 
-def _part(name: str) -> str:
-    return (Path(__file__).parent / name).read_text(encoding="utf-8")
-
-
-def _fact(name: str, value: str) -> str:
-    name, value = html.escape(str(name)), html.escape(str(value))
-    return f'<div><dt dir="auto">{name}</dt><dd dir="auto">{value}</dd></div>'
-
-
-def _bars(ranks: Sequence[int]) -> str:
-    """The histogram's list items, empty bars at the far end left out."""
-    which = np.searchsorted(_BARS, ranks)
-    counts = np.bincount(which, minlength=len(_TONES))
+def _histogram(ranks: Sequence[int]) -> str:
+    """The bars of the ranks, empty ones at the far end left out."""
+    counts = np.bincount(np.searchsorted(_BARS, ranks), minlength=len(_TONES)).tolist()
     items = []
-    for i, count in enumerate(counts.tolist()):
+    for i, count in enumerate(counts):
         low, high = (_BARS[i - 1] + 1 if i else 1), _BARS[i]
         span = f"{low:,}" if low == high else f"{low:,}–{high:,}"
-        span = f"&gt;{low - 1:,}" if high == math.inf else span
-        height = 100 * count / max(1, counts.max())
-        items.append(
-            f'<li class="{_TONES[min(i, 3)]}"><b>{count:,}</b>'
-            '<svg viewBox="0 0 10 100" preserveAspectRatio="none" aria-hidden="true">'
-            f'<rect y="{100 - height:.2f}" width="10" height="{height:.2f}"/></svg>'
-            f'<span><i class="unseen">rank </i>{span}</span></li>'
-        )
-    return "".join(items)
+        span = f">{low - 1:,}" if high == math.inf else span
+        items.append((span, f"{count:,}", count / max(1, *counts), _TONES[min(i, 3)]))
+    return bars(f"Rank of the right photo, all {len(ranks):,} examples", items, "rank")
+
+
+def _labels_table(count: int) -> str:
+    """The script fills it."""
+    if not count:
+        return ""
+    heads = "".join(f'<th scope="col">{name}</th>' for name in ("examples", "R@1", "R@5", "R@10"))
+    return (
+        '<details class="labels"><summary>Recall by label of the right photo</summary><div><table>'
+        f'<thead><tr><th scope="col">label</th>{heads}</tr></thead><tbody id="labels"></tbody>'
+        "</table></div></details>"
+    )
 
 
 def _selection(total: int, shown: int, worst: int) -> str:
@@ -150,11 +143,6 @@ def _selection(total: int, shown: int, worst: int) -> str:
         f'<p class="selection"><b>{shown:,} of {total:,} examples are here</b>, to keep the file '
         f"small: the {worst:,} most wrong{rest}. The histogram counts all.</p>"
     )
-
-
-def _csp_hash(text: str) -> str:
-    """Content Security Policy level 3, section 2.3.1: hash-source."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
 def _data(
@@ -176,7 +164,26 @@ def _data(
             {"id": name, "labels": labels, "image": image_of[name]} for name, labels in photos
         ],
         "images": [base64.b64encode(data).decode() for data in images],
+        "labels": _labels(answers),
     }
+
+
+def _labels(answers: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    """[label of the right photo, examples, mean recall at 1, 5 and 10 in percent], frequent first.
+
+    Recall is expected over the order of equal scores, as in `mmjax.metrics.retrieval`.
+    """
+    found: dict[str, list[list[float]]] = collections.defaultdict(list)
+    for answer in answers:
+        equal = answer.get("equal", 1)
+        recalls = [100 * min(max(k - answer["above"], 0), equal) / equal for k in _KS]
+        for label in dict.fromkeys(answer["labels"]):
+            found[label].append(recalls)
+    frequent = sorted(found, key=lambda label: (-len(found[label]), label))[:_MOST_LABELS]
+    return [
+        [label, len(found[label]), *np.mean(found[label], axis=0).round(2).tolist()]
+        for label in frequent
+    ]
 
 
 def _example(
@@ -196,17 +203,14 @@ def _example(
         "photo": index(answer),
         "top": [[index(photo), _number(photo["score"])] for photo in answer["top"][:_TOP]],
         "sharer": sharer,
-        "turns": [[turn["speaker"], turn["text"], int(i in asked)] for i, turn in enumerate(turns)],
+        "threshold": answer.get("threshold"),
+        "turns": [
+            [turn["speaker"], turn["text"], int(i in asked), turn.get("probability")]
+            for i, turn in enumerate(turns)
+        ],
     }
 
 
 def _number(score: float | None) -> float | None:
     """JSON has no NaN."""
     return score if score is not None and math.isfinite(score) else None
-
-
-def _script_json(value: Any) -> str:
-    """JSON that is safe inside a script element and, whatever the strings hold, is UTF-8."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
-    unsafe = re.compile("[<>&\u2028\u2029\ud800-\udfff]")
-    return unsafe.sub(lambda found: f"\\u{ord(found.group()):04x}", text)

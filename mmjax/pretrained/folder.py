@@ -62,6 +62,7 @@ class Tensors:
     """The tensors of a folder's safetensors files by name; a read touches only what it returns."""
 
     def __init__(self, folder: Path):
+        self.folder = folder
         files = _weight_files(folder)
         self._file_of: dict[str, Path] = {}
         self._open: dict[Path, Any] = {}

@@ -78,13 +78,23 @@ def export_image_tower(
     Raises UserError for a network that the format has no words for (a ResNet's small stem), and
     when the folder cannot be written.
     """
+    write_folder(Path(folder), *image_content(config, variables))
+
+
+def image_content(
+    config: ImageTowerConfig, variables: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What config.json says of the network, and its tensors; arguments as above.
+
+    Raises UserError for a network that the format has no words for.
+    """
     family = _family(config)
     described = family.describe(config)
     trunk = {name: variables[name] for name in ("params", "batch_stats")}
     tensors = to_tensors(family.entries(config), trunk)
     counters = [n.replace("running_mean", "num_batches_tracked") for n in tensors if "_mean" in n]
     tensors |= {name: np.zeros((), np.int64) for name in counters}
-    write_folder(Path(folder), described, tensors)
+    return described, tensors
 
 
 def _family(config: ImageTowerConfig) -> Family:

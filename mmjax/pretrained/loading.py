@@ -85,7 +85,7 @@ def load_transformer(
         the report. Rows of the vocabulary beyond the folder's are zero.
 
     Raises UserError, naming the parameter, when a shape does not fit, when the folder has another
-    number of layers, and when it holds none of the parameters.
+    number of layers, when a value is no finite number, and when it holds none of the parameters.
     """
     family = find_family(folder, kind)
     entries = family.entries(transformer_config(folder, kind))
@@ -234,7 +234,13 @@ def _fill(
         split += [(stop - start) // block, *(size[axis] for axis in group[1:])]
         inner += [slice(None), *(slice(*bound[axis]) for axis in group[1:])]
     axes = [axis for group in entry.theirs for axis in group]
-    data = tensors.read(name, tuple(index)).reshape(split)[tuple(inner)]
+    data = tensors.read(name, tuple(index))
+    if not np.isfinite(data).all():
+        raise UserError(
+            f"{tensors.folder}: {name} holds values that are no numbers (NaN or infinite): the "
+            "folder was written by a training that went wrong. Name another one."
+        )
+    data = data.reshape(split)[tuple(inner)]
     data = data.squeeze(tuple(i for i, axis in enumerate(axes) if axis not in entry.ours))
     axes = [axis for axis in axes if axis in entry.ours]
     data = data.transpose([axes.index(axis) for axis in entry.ours])

@@ -32,15 +32,33 @@ def export_transformer(
     Raises UserError when that format has no word for a part of the model, or when the folder cannot
     be written.
     """
-    family = next((f for f in FAMILIES.get(model_type, ()) if f.kind is type(config)), None)
-    if family is None or not _describes(family, config):
+    described, tensors = transformer_content(config, params, model_type)
+    write_folder(Path(folder), described, tensors)
+
+
+def transformer_content(
+    config: Any, params: Mapping[str, Any], model_type: str | None = None
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """What config.json says of the model, and its tensors.
+
+    Args:
+        config, params: as of `export_transformer`.
+        model_type: what the model is called there; None: the first name that it can have.
+
+    Raises UserError as `export_transformer`.
+    """
+    names = (model_type,) if model_type else FAMILIES
+    families = (family for name in names for family in FAMILIES.get(name, ()))
+    fitting = (f for f in families if f.kind is type(config) and _describes(f, config))
+    family = next(fitting, None)
+    if family is None:
+        has, named = ("has", repr(model_type)) if model_type else ("have", "families")
         raise UserError(
-            f"the model has parts that Hugging Face's {model_type!r} has no word for: it cannot be "
+            f"the model has parts that Hugging Face's {named} {has} no word for: it cannot be "
             "exported as one. Name its own model_type, or train it from that family's preset."
         )
-    vocab_size = getattr(config, "vocab_size", None)
-    tensors = to_tensors(family.entries(config), params, vocab_size)
-    write_folder(Path(folder), family.describe(config), tensors)
+    tensors = to_tensors(family.entries(config), params, getattr(config, "vocab_size", None))
+    return family.describe(config), tensors
 
 
 def _describes(family: Family, config: Any) -> bool:

@@ -19,8 +19,10 @@ from mmjax.data.perturb import INPUTS
 from mmjax.data.schema import Dialogue
 from mmjax.data.sources import Source
 from mmjax.data.splits import Split
+from mmjax.errors import UserError
 from mmjax.evaluators import Evaluator, Predict
 from mmjax.losses.objective import Objective
+from mmjax.pretrained.exported import ModelFolder
 
 Batch = Mapping[str, Any]
 
@@ -43,7 +45,7 @@ class Task(Featurizer, Protocol):
     """Everything that the loop and the systems ask of a task, beside making examples.
 
     A task is made from its options and its model's options. What has a body here may be left out
-    by a class that inherits from this one.
+    by a class that inherits from this one; an audit then takes everything to be read.
     """
 
     photos = False
@@ -90,6 +92,18 @@ class Task(Featurizer, Protocol):
           A tree like `target`, with None where there is nothing to load, and reports to print.
         """
         return jax.tree.map(lambda _: None, target), {}
+
+    def exports(self, variables: Any, chosen: Mapping[str, float]) -> Sequence[ModelFolder]:
+        """The trained model in Hugging Face's layout, for `--mode=export`.
+
+        Args:
+          variables: whole arrays on the host.
+          chosen: what the evaluator chose on dev.
+
+        Raises:
+          UserError: it has no such form.
+        """
+        raise UserError("the models of this task have no form in Hugging Face's format.")
 
     def answers(self, split: Split, predict: Predict, top: int) -> list[dict[str, Any]]:
         """The answer to every example of a split as JSON values, for `--mode=predict`."""

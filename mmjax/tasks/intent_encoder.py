@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -11,8 +11,10 @@ import jax.numpy as jnp
 from mmjax.losses.cross_entropy import cross_entropy
 from mmjax.losses.objective import LocalTerm, Objective
 from mmjax.models.turn_classifier import TurnClassifier
+from mmjax.pretrained.exported import ModelFolder
 from mmjax.tasks.base import Predictor
 from mmjax.tasks.intent_examples import IntentExamples
+from mmjax.tasks.intent_export import encoder_folders
 from mmjax.tasks.intent_task import IntentTask
 from mmjax.tasks.text_classifier import load_text_classifier, text_classifier
 
@@ -53,6 +55,15 @@ class EncoderIntentTask(IntentTask):
             return jnp.pad(odds, ((0, 0), (0, width - odds.shape[1])))
 
         return {"share": Predictor(share, (*self._examples.token_features, "place"))}
+
+    def exports(self, variables: Any, chosen: Mapping[str, float]) -> Sequence[ModelFolder]:
+        return encoder_folders(
+            self.module().config,
+            variables["params"],
+            self._examples.tokenizer,
+            self.options,
+            chosen,
+        )
 
     def initial_variables(self, target: Any) -> tuple[Any, Mapping[str, Any]]:
         found, reports = super().initial_variables(target)

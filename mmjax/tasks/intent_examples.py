@@ -127,22 +127,23 @@ class IntentExamples:
         it is read from, and "label".
         """
         turns, shared = turns_before_share(dialogue)
-        t = self.tokenizer
-        texts = [np.append(t.encode(turn.text), np.int32(t.sep_id)) for turn in turns]
-        scored = next(p for p in self._pieces([text[:-1] for text in texts]) if p[0] == sub)
-        texts = texts[: scored[-1] + 1]
-        number = np.repeat(np.arange(len(texts)), [len(text) for text in texts])
-        room = self.options.max_length - 1
+        scored = range(sub, sub + 1)
+        if self.options.prefix == "shared":
+            texts = [self.tokenizer.encode(turn.text) for turn in turns]
+            scored = next(p for p in self._pieces(texts) if p[0] == sub)
+        end, room = scored[-1] + 1, self.options.max_length - 1
+        texts = self._last(turns[:end], room)
+        number = np.repeat(np.arange(end - len(texts), end), [len(text) for text in texts])
         ids, number = np.concatenate(texts)[-room:], number[-room:]
         number = np.concatenate([number[:1], number])
         speaker = np.array([turn.speaker for turn in turns])[number]
         place = np.zeros(1)
         if self.options.prefix == "shared":
-            last = np.flatnonzero(np.diff(number, append=len(texts)))  # of each turn
+            last = np.flatnonzero(np.diff(number, append=end))  # of each turn
             place = last[-len(scored) :]
         label = np.array([shared and turn == len(turns) - 1 for turn in scored])
         made = {
-            "text": np.concatenate([[t.cls_id], ids]),
+            "text": np.concatenate([[self.tokenizer.cls_id], ids]),
             "speaker": speaker,
             "turn": number,
             "place": place,
@@ -156,6 +157,20 @@ class IntentExamples:
     @property
     def token_features(self) -> tuple[str, ...]:
         return TOKENS if self.options.prefix == "shared" else TOKENS[:2]
+
+    def _last(self, turns: Sequence[Turn], room: int) -> list[np.ndarray]:
+        """Tokens of the last turns, each with its [SEP], as many as `room` takes a part of.
+
+        What was said long before is not made tokens of again for every turn.
+        """
+        found: list[np.ndarray] = []
+        for turn in reversed(turns):
+            if room <= 0:
+                break
+            ids = self.tokenizer.encode(turn.text)
+            found.append(np.append(ids, np.int32(self.tokenizer.sep_id)))
+            room -= len(found[-1])
+        return found[::-1]
 
     def _pieces(self, texts: Sequence[np.ndarray]) -> list[range]:
         lengths = [len(text) for text in texts]

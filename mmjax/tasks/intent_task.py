@@ -17,6 +17,7 @@ from mmjax.data.schema import Dialogue
 from mmjax.data.sources import Source
 from mmjax.data.splits import Split
 from mmjax.evaluators import Predict, TurnEvaluator, turn_rows
+from mmjax.observe.intent_page import write_intent_page
 from mmjax.tasks.base import Task
 from mmjax.tasks.intent_examples import PLACES, TOKENS, IntentExamples, IntentOptions, answer
 from mmjax.tasks.text_classifier import ModelOptions
@@ -40,6 +41,10 @@ class IntentTask(Task):
         self.options, self.model = options, model
         self._weights = open_weights(model.weights)
         self._examples: IntentExamples | None = None
+        if self._weights is not None:
+            # A folder that does not fit is told of now, and not once the data are prepared.
+            self.load(self._weights.path)
+            self.module()
 
     def __getstate__(self) -> dict[str, Any]:
         """For processes that make examples: they need no weights."""
@@ -109,3 +114,9 @@ class IntentTask(Task):
             dialogue = split.source[int(record)]
             found.append(answer(dialogue, dialogue.id, probabilities))
         return found
+
+    def page(
+        self, path: epath.PathLike, split: Split, answers: list[dict[str, Any]], title: str
+    ) -> None:
+        """An HTML page of the answers, see `mmjax.observe.intent_page`."""
+        write_intent_page(path, answers, title=title, about={"split": split.source.name})

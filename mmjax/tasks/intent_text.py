@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -15,9 +15,11 @@ from mmjax.losses.cross_entropy import cross_entropy
 from mmjax.losses.objective import LocalTerm, Objective
 from mmjax.models.encoder_decoder import EncoderDecoderConfig
 from mmjax.models.text_to_text import TextToText, TextToTextConfig
+from mmjax.pretrained.exported import ModelFolder
 from mmjax.pretrained.loading import load_transformer
 from mmjax.tasks.base import Predictor
 from mmjax.tasks.intent_examples import ANSWERS, IntentOptions, IntentTexts
+from mmjax.tasks.intent_export import text_to_text_folders
 from mmjax.tasks.intent_task import IntentTask
 from mmjax.tasks.text_classifier import ModelOptions
 from mmjax.tasks.towers import encoder_decoder
@@ -50,6 +52,11 @@ class TextToTextIntentTask(IntentTask):
             remat=model.remat,
         )
         answers = tuple((*map(int, tokenizer.encode(a)), tokenizer.eos_id) for a in ANSWERS)
+        if answers[0] == answers[1]:
+            raise UserError(
+                f"the tokenizer makes the same tokens of the answers {ANSWERS[0]!r} and "
+                f"{ANSWERS[1]!r}: name a config.model.weights folder whose vocabulary has digits."
+            )
         return TextToText(TextToTextConfig(network, answers, tokenizer.decoder_start_id))
 
     def objective(self) -> Objective:
@@ -82,6 +89,15 @@ class TextToTextIntentTask(IntentTask):
 
     def evaluator(self) -> TurnEvaluator:
         return dataclasses.replace(super().evaluator(), decided="written")
+
+    def exports(self, variables: Any, chosen: Mapping[str, float]) -> Sequence[ModelFolder]:
+        return text_to_text_folders(
+            self.module().config,
+            variables["params"],
+            self._examples.tokenizer,
+            self.options,
+            chosen,
+        )
 
     def initial_variables(self, target: Any) -> tuple[Any, Mapping[str, Any]]:
         found, reports = super().initial_variables(target)

@@ -10,7 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -30,7 +30,8 @@ from mmjax.evaluators import Predict, RetrievalEvaluator
 from mmjax.losses.objective import Objective, PairTerm
 from mmjax.losses.pairwise import HardestHinge, Sigmoid, SoftmaxCE, SumHinge
 from mmjax.metrics.retrieval import Ranking, ranking_from_embeddings
-from mmjax.tasks.base import Predictor
+from mmjax.pretrained.exported import ModelFolder
+from mmjax.tasks.base import Predictor, Task
 from mmjax.tasks.retrieval_dual_encoder import DualEncoderModel
 from mmjax.tasks.retrieval_examples import (
     ExampleText,
@@ -50,7 +51,7 @@ MODELS: dict[str, type[RetrievalModel]] = {
 }
 
 
-class RetrievalTask(RetrievalText):
+class RetrievalTask(RetrievalText, Task):
     """One of `MODELS` learns the task. See `mmjax.tasks.base.Task` for the members."""
 
     def __init__(self, options: RetrievalOptions, model: ModelOptions):
@@ -207,6 +208,9 @@ class RetrievalTask(RetrievalText):
 
         seen = tuple(name for name, wanted in features.items() if wanted)
         return {"query": Predictor(query, ("query",)), "photo": Predictor(photo, seen)}
+
+    def exports(self, variables: Any, chosen: Mapping[str, float]) -> Sequence[ModelFolder]:
+        return self._model.exports(variables, self._tokenizer)
 
     def evaluator(self) -> RetrievalEvaluator:
         return dataclasses.replace(

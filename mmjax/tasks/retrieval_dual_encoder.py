@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from mmjax.data.tokenizers import Tokenizer
 from mmjax.errors import UserError
 from mmjax.models.dual_encoder import DualEncoder, DualEncoderConfig
+from mmjax.pretrained.exported import ModelFolder
 from mmjax.pretrained.loading import load_transformer
 from mmjax.tasks.retrieval_examples import RetrievalOptions
+from mmjax.tasks.retrieval_export import dual_encoder_folders
 from mmjax.tasks.retrieval_model import ModelOptions, RetrievalModel
 from mmjax.tasks.towers import FROM_FOLDER, open_weights
 
@@ -55,6 +58,10 @@ class DualEncoderModel(RetrievalModel):
                 logit_bias=model.logit_bias,
             )
         )
+
+    def exports(self, variables: Any, tokenizer: Tokenizer) -> Sequence[ModelFolder]:
+        config = self.module(tokenizer).config
+        return dual_encoder_folders(config, variables, tokenizer, self.options)
 
     def initial_variables(self, target: Any) -> tuple[Any, dict[str, Any]]:
         found, reports = super().initial_variables(target)

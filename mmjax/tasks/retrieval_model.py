@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar, Literal
 
 import jax
@@ -17,6 +17,7 @@ from mmjax.models.image_tower import ImageTowerConfig
 from mmjax.models.transformer import TransformerConfig
 from mmjax.parallel.scores import DOT_PRODUCT, Score
 from mmjax.parallel.topk import BLOCK
+from mmjax.pretrained.exported import ModelFolder
 from mmjax.pretrained.images import load_image_tower
 from mmjax.pretrained.loading import load_transformer
 from mmjax.tasks.retrieval_examples import RetrievalOptions
@@ -185,6 +186,13 @@ class RetrievalModel(abc.ABC):
     @abc.abstractmethod
     def module(self, tokenizer: Tokenizer) -> Any:
         """The Linen module. Raises UserError where the options do not fit each other."""
+
+    def exports(self, variables: Any, tokenizer: Tokenizer) -> Sequence[ModelFolder]:
+        """As of `Task`."""
+        raise UserError(
+            f"config.model.kind={self.model.kind} has no form in Hugging Face's format: only a "
+            "dual encoder can be exported."
+        )
 
     def initial_variables(self, target: Any) -> tuple[Any, dict[str, Any]]:
         """As of `Task`."""

@@ -13,10 +13,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from mmjax.data.sources import open_dataset
 from mmjax.observe.metrics_log import read_metrics
 from mmjax.results import read_result
+from mmjax.tasks.intent_examples import answer as intent_answer
+from mmjax.tasks.intent_examples import turns_before_share
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEMO = "--config=configs/retrieval.py:demo"
@@ -131,6 +135,15 @@ MISTAKES = {
     ),
     "nothing to evaluate": ((DEMO, *TINY, "--mode=eval", "DATA"), r"train.*--mode=train"),
     "nothing to predict with": ((DEMO, *TINY, "--mode=predict", "DATA"), r"train.*--mode=train"),
+    "nothing to export": ((DEMO, *TINY, "--mode=export", "DATA"), r"train.*--mode=train"),
+    "nothing that can be exported": (
+        ("--config=configs/retrieval.py:model=bm25,dataset=photochat/demo", "--mode=export"),
+        r"BM25 has no weights: there is nothing to export",
+    ),
+    "no file of intent": (
+        (DEMO, *TINY, "--mode=predict", "--intent=NOWHERE.jsonl", "DATA"),
+        r"NOWHERE\.jsonl cannot be read \(No such file or directory\)",
+    ),
     "working directory cannot be made": (
         (DEMO, "--workdir=/proc/mmjax/run"),
         r"--workdir=/proc/mmjax/run cannot be made",
@@ -231,9 +244,18 @@ def test_evaluating_it_gives_the_same_numbers(trained, data):
     assert len(list((workdir / "test_looks").iterdir())) == 1
 
 
-def test_predicting_with_it_writes_a_sorted_list_for_every_dialogue(trained, data):
+def test_predicting_with_it_writes_a_sorted_list_for_every_dialogue(trained, data, tmp_path):
     workdir, _ = trained
-    outcome = mmjax(DEMO, *TINY, data, f"--workdir={workdir}", "--mode=predict", "--top=7")
+    intent = tmp_path / "intent.jsonl"  # as a run of intent would have left it
+    told = open_dataset("photochat/demo", "dev", data_dir=data.partition("=")[2])
+    chances = (
+        intent_answer(d, d.id, np.full(len(turns_before_share(d)[0]), 0.123456)) for d in told
+    )
+    intent.write_text("".join(json.dumps(found) + "\n" for found in chances))
+    outcome = mmjax(
+        *(DEMO, *TINY, data, f"--workdir={workdir}", "--mode=predict", "--top=7"),
+        f"--intent={intent}",
+    )
     assert outcome.code == 0, outcome.err
     result = read_result(str(workdir / "result.json"))
     lines = (workdir / "predictions" / "dev.jsonl").read_text().splitlines()
@@ -242,6 +264,7 @@ def test_predicting_with_it_writes_a_sorted_list_for_every_dialogue(trained, dat
     page = (workdir / "predictions" / "dev.html").read_text()
     assert str(workdir / "predictions" / "dev.html") in outcome.out
     assert all(answer["id"] in page for answer in answers)
+    assert page.count("0.123456") >= len(answers) and "0.123456" not in "".join(lines)
     jpeg = "/9j/"  # how every JPEG begins, in base64
     assert page.count(jpeg) >= len({a["photo"] for a in answers})
     hits = 0.0
@@ -265,6 +288,24 @@ def test_a_trained_run_can_be_judged_on_blank_photos_and_not_trained_on_them(tra
         f"{seen['recall_sum']:.2f}"
     )
     is_one_sentence(mmjax(*blank), r"config\.data\.pixels was 'real', is 'blank'")
+
+
+def test_an_audit_takes_one_input_away_after_another_and_a_look_at_test_is_entered(trained, data):
+    workdir, _ = trained
+    run = (DEMO, *TINY, data, f"--workdir={workdir}", "--mode=audit")
+    looks = len(list((workdir / "test_looks").iterdir()))
+    outcome = mmjax(*run, "--split=test", "--audit=images_blanked,labels_dropped,speakers_swapped")
+    assert outcome.code == 0, outcome.err
+    found = json.loads((workdir / "audit" / "test.json").read_text())
+    result = read_result(str(workdir / "result.json"))
+    assert found["full"] == pytest.approx(result.metrics["test"]["recall_sum"], abs=1e-3)
+    assert [row["name"] for row in found["rows"]] == ["images_blanked", "labels_dropped"]
+    assert {row["examples"] for row in found["rows"]} == {240}
+    assert set(found["skipped"]) == {"speakers_swapped"}  # both speakers' turns are read
+    assert outcome.out == (workdir / "audit" / "test.md").read_text()
+    assert found["verdict"] in outcome.out
+    assert len(list((workdir / "test_looks").iterdir())) == looks + 1
+    is_one_sentence(mmjax(*run, "--audit=label_dropped"), r'did you mean "labels_dropped"\?')
 
 
 def test_a_second_stage_takes_what_fits_and_names_the_rest(trained, data, tmp_path):

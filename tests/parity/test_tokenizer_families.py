@@ -14,7 +14,10 @@ import tokenizers
 import transformers
 from tokenizers import models, normalizers, pre_tokenizers, trainers
 
-from mmjax.data.tokenizers import load_tokenizer
+from mmjax.data.tokenizer_export import transformers_files
+from mmjax.data.tokenizers import clip as clip_ids
+from mmjax.data.tokenizers import load_tokenizer, train_tokenizer
+from mmjax.errors import UserError
 
 SPECIAL = ("pad", "unk", "cls", "sep", "bos", "eos", "mask")
 
@@ -202,3 +205,45 @@ def test_t5s_ids_are_those_of_the_library_that_the_model_was_trained_with(texts,
     ours = load_tokenizer(tmp_path)
     same = [ours.encode(text).tolist() == processor.encode(text) for text in texts]
     assert np.mean(same) > 0.99
+
+
+def as_exported(tokenizer, folder: Path) -> transformers.PreTrainedTokenizerBase:
+    """What `transformers` makes of an exported folder with this tokenizer."""
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    for name, content in transformers_files(tokenizer, 64, truncation_side="left").items():
+        (folder / name).write_bytes(content)
+    return transformers.AutoTokenizer.from_pretrained(folder)
+
+
+def test_an_exported_tokenizer_gives_the_same_ids(folders, texts, tmp_path):
+    own, _, _ = folders
+    ours = load_tokenizer(own)
+    theirs = as_exported(ours, tmp_path)
+    for text in [*texts, *NASTY]:
+        ids = theirs(text, add_special_tokens=False)["input_ids"]
+        np.testing.assert_array_equal(ours.encode(text), np.asarray(ids, np.int32), text)
+    for name, token in ours.special_ids.items():
+        assert getattr(theirs, f"{name}_id") == token, name
+    assert load_tokenizer(tmp_path).encode(NASTY[6]).tolist() == ours.encode(NASTY[6]).tolist()
+
+
+def test_an_exported_sentencepiece_model_gives_the_same_ids(texts, tmp_path):
+    ours = train_tokenizer(texts[::2], 600, tmp_path)
+    theirs = as_exported(ours, tmp_path)
+    rng = np.random.default_rng(0)
+    letters = ["".join(map(chr, rng.integers(32, 0x250, 12))) for _ in range(200)]
+    high = ["".join(map(chr, rng.integers(0x3000, 0xD7FF, 8))) for _ in range(200)]
+    for text in [*texts, *NASTY, *letters, *high, "<0x41> <unk> [UNK] [PAD]", "\u0085 a"]:
+        ids = theirs(text, add_special_tokens=False)["input_ids"]
+        np.testing.assert_array_equal(ours.encode(text), np.asarray(ids, np.int32), repr(text))
+    long = texts[0] * 40
+    expected = clip_ids(ours.encode(long), 64, ours.cls_id, ours.sep_id)
+    assert theirs(long, truncation=True)["input_ids"] == expected.tolist()
+
+
+def test_a_sentencepiece_model_without_the_same_ids_is_not_exported(texts, tmp_path):
+    few = [text for text in texts if text.isascii()]
+    train_spiece(tmp_path, few, {"unk": "<unk>", "bos": "<s>", "eos": "</s>"}, model_type="bpe")
+    (tmp_path / "spiece.model").rename(tmp_path / "other.model")
+    with pytest.raises(UserError, match="no unigram model"):
+        transformers_files(load_tokenizer(tmp_path), 64)

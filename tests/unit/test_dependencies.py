@@ -20,6 +20,7 @@ ALLOWED = {
     "models": {"parallel", "errors"},
     "optim": {"config", "errors"},
     "data": {"config", "errors", "parallel"},
+    "curation": {"data", "errors"},
     "pretrained": {"errors", "models", "parallel", "data"},
     "observe": {"config", "data", "errors"},
     "evaluators": {"data", "errors", "metrics", "parallel"},

@@ -89,6 +89,18 @@ def random_talks(count, seed=0, longest=14):
 # Which turns are asked about
 
 
+def test_a_turn_of_a_long_dialogue_is_made_of_the_turns_that_are_read(fitted, monkeypatch):
+    """Else a dialogue of n turns would cost n^2 tokenisations."""
+    made = examples_of(fitted, max_length=16)
+    long = talk(*((i % 2, "nice") for i in range(5000)))
+    encode, calls = made.tokenizer.encode, []
+    monkeypatch.setattr(made.tokenizer, "encode", lambda text: calls.append(text) or encode(text))
+    features = made.features(long, 4999)
+    assert len(features["text"]) == 16
+    assert len(calls) <= 15
+    assert features["speaker"][-1] == 1
+
+
 def test_consecutive_turns_of_a_speaker_are_one_and_nothing_from_the_share_on_is_used():
     turns, shared = turns_before_share(CHAT)
     assert [(turn.speaker, turn.text) for turn in turns] == [

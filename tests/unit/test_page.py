@@ -6,13 +6,10 @@ import base64
 import hashlib
 import html
 import io
-import json
 import math
 import re
 import shutil
 import subprocess
-from html.parser import HTMLParser
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -22,49 +19,7 @@ from PIL import Image
 
 from mmjax.data.images import BadImageError
 from mmjax.observe.page import thumbnail, write_page
-
-HOSTILE = (
-    "</script><script>alert(1)</script></script x><!--<script >"
-    "<img src=x onerror=alert(2)> \u2028 &amp; ${data} '\""
-)
-
-
-class Page(HTMLParser):
-    """What a reader of HTML finds in the file."""
-
-    def __init__(self, path: Path):
-        super().__init__()
-        self.tags: list[tuple[str, dict[str, str | None]]] = []
-        self.inside: dict[str, list[str]] = {}
-        self.source = path.read_text(encoding="utf-8")
-        self._open: list[str] = []
-        self.feed(self.source)
-        self.close()
-
-    @property
-    def data(self) -> dict:
-        def no_constant(name: str):
-            raise AssertionError(f"{name} is no JSON")
-
-        return json.loads(self.inside["script#data"][0], parse_constant=no_constant)
-
-    def text(self, tag: str) -> str:
-        return " ".join("".join(self.inside[tag]).split())
-
-    def handle_starttag(self, tag, attrs):
-        attributes = dict(attrs)
-        self.tags.append((tag, attributes))
-        name = tag + (f"#{attributes['id']}" if "id" in attributes else "")
-        self._open.append(name)
-        self.inside.setdefault(name, []).append("")
-
-    def handle_endtag(self, tag):
-        while self._open and self._open.pop().partition("#")[0] != tag:
-            pass
-
-    def handle_data(self, data):
-        for name in self._open:
-            self.inside[name][-1] += data
+from tests.page_reader import HOSTILE, Page
 
 
 def answer(name="a/0", *, above=0, photo="p0", labels=("Dog",), turns=None, asked=(0,), **more):
@@ -98,7 +53,7 @@ def test_every_answer_is_in_the_page_with_its_dialogue_photo_rank_and_five_best(
     for given_, shown in zip(answers, data["examples"], strict=True):
         assert shown["id"] == given_["id"]
         assert shown["rank"] == given_["above"] + 1
-        assert shown["turns"] == [[0, "Look at my dog.", 1], [1, "Show me!", 0]]
+        assert shown["turns"] == [[0, "Look at my dog.", 1, None], [1, "Show me!", 0, None]]
         assert data["photos"][shown["photo"]]["id"] == given_["photo"]
         assert data["photos"][shown["photo"]]["labels"] == given_["labels"]
         top = [(data["photos"][i]["id"], score) for i, score in shown["top"]]
@@ -182,7 +137,7 @@ def test_any_string_survives_the_way_into_the_page(tmp_path, text):
 
 def test_no_answers_make_a_page_without_examples(tmp_path):
     found = page(tmp_path, [])
-    assert found.data == {"examples": [], "photos": [], "images": []}
+    assert found.data == {"examples": [], "photos": [], "images": [], "labels": []}
     assert "all 0 examples" in found.text("figcaption")
 
 
@@ -234,6 +189,21 @@ def test_the_page_holds_as_many_examples_as_the_limit_says(tmp_path, limit):
     assert len(found.data["examples"]) == min(limit, 10)
     assert max(example["rank"] for example in found.data["examples"]) == 10
     assert any("to keep the file small" in text for text in found.inside["p"]) == (limit < 10)
+
+
+def test_recalls_are_listed_for_every_label_of_the_right_photo_over_all_answers(tmp_path):
+    answers = [
+        answer("a", above=0, labels=["Dog", "Cat", "Dog"]),
+        answer("b", above=1, labels=["Dog"]),
+        answer("c", above=4, equal=4, labels=["Dog"]),  # of 4 equal ones, 1 is among the 5 best
+        answer("d", above=50, labels=["Cat"]),
+        answer("e", above=50, labels=[]),
+    ]
+    data = page(tmp_path, answers, limit=1).data
+    assert data["labels"] == [
+        ["Dog", 3, pytest.approx(100 / 3, abs=0.01), 75.0, 100.0],
+        ["Cat", 2, 50.0, 50.0, 50.0],
+    ]
 
 
 def test_a_limit_below_one_is_refused(tmp_path):
@@ -289,7 +259,8 @@ def test_a_browser_draws_what_the_address_asks_for(tmp_path):
     if browser is None:
         pytest.skip("there is no chromium")
     turns = {0: [(0, HOSTILE)], 1: [(0, "a ZEBRA"), (1, "")], 2: [(0, "zebra crossing")]}
-    answers = [answer(f"a/{i}", above=10 * i, turns=turns[i]) for i in turns]
+    labels = {0: ["Dog"], 1: ["Dog"], 2: ["Cat", "Dog"]}
+    answers = [answer(f"a/{i}", above=10 * i, turns=turns[i], labels=labels[i]) for i in turns]
     path = tmp_path / "page.html"
     write_page(path, answers, thumbnail=lambda name: None, title="t", about={})
 
@@ -310,7 +281,9 @@ def test_a_browser_draws_what_the_address_asks_for(tmp_path):
     drawn = draw("#q=zebra&order=best")
     assert ranks(drawn) == [11, 21]
     assert drawn.count("<mark>") == 2 and "<mark>ZEBRA</mark>" in drawn
-    assert ranks(draw("#q=zebra&rank=1")) == []
+    assert ranks(draw("#q=zebra&group=1")) == []
+    assert ranks(draw("#label=Cat")) == [21]
+    assert ranks(draw("#label=Rat")) == [21, 11, 1]  # no such label: all
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import re
 import shutil
+from html.parser import HTMLParser
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -13,9 +17,12 @@ from sklearn.metrics import f1_score
 from mmjax import report
 from mmjax.errors import UserError
 from mmjax.metrics.retrieval import RankCounts, RetrievalMetric
+from mmjax.published.tables import load_table
+from mmjax.report_formats import Kind
 from mmjax.results import read_results
 
 RELEASE = "photochat/release"
+BM25 = {"system": "bm25", "task": {"candidate": "labels"}}
 
 
 def write_result(folder, label, ranks, *, dataset=RELEASE, splits=("test",), **changes):
@@ -54,7 +61,8 @@ def write_result(folder, label, ranks, *, dataset=RELEASE, splits=("test",), **c
 
 
 def table(*folders):
-    return report.make_report("photochat_retrieval", read_results([str(f) for f in folders]))
+    results = read_results([str(f) for f in folders])
+    return report.make_report(load_table("photochat_retrieval"), results)
 
 
 def cells(made, label):
@@ -75,7 +83,7 @@ def test_published_and_measured_rows_stand_side_by_side_by_their_sum(tmp_path, r
     row = cells(made, "Ours")
     assert row["sum"] == f"{ours['recall_sum']:.1f}" and row["R@1"] == f"{ours['recall@1']:.1f}"
     assert row["95 % of sum"] == "[1.2, 2.8]"
-    assert row["measured on"] == "photochat/release test (400)"
+    assert row["measured on"] == "real PhotoChat test (400), labels only"
     assert row["training"] == "40 min on 2 cores, 24 GiB"
     assert cells(made, "SCAN, MH")["sum"] == "74.5"
     assert cells(made, "BM25")["measured on"] == "published"
@@ -101,13 +109,75 @@ def test_dev_is_shown_with_its_interval_only_where_there_is_one(tmp_path, ranks)
     assert cells(made, "None")["dev sum"] == ""
 
 
-def test_a_stand_in_is_marked_in_its_own_row(tmp_path, ranks):
+def test_a_stand_in_is_marked_and_apart_from_published_rows(tmp_path, ranks):
     write_result(tmp_path / "a", "Real", ranks)
-    write_result(tmp_path / "b", "Demo", ranks, dataset="photochat/demo")
+    # Of the very model of a published row: on other data it is no run of it.
+    write_result(tmp_path / "b", "Demo", ranks, dataset="photochat/demo", config=BM25)
     made = table(tmp_path)
     assert report.STAND_IN in cells(made, "Demo")["measured on"]
     assert report.STAND_IN not in cells(made, "Real")["measured on"]
     assert any(report.STAND_IN in note for note in made.notes)
+    first, second = made.sections
+    assert "not comparable" in second.heading and [r.kind for r in second.rows] == [Kind.STAND_IN]
+    assert Kind.STAND_IN not in {row.kind for row in first.rows}
+    assert "Not measured yet: 11 of the 11" in made.notes[-1]
+
+
+def test_a_run_of_a_published_row_stands_right_below_it(tmp_path, ranks):
+    write_result(tmp_path / "a", "Ours", ranks, config=BM25)
+    write_result(tmp_path / "b", "Twice", ranks // 2, config=BM25)
+    write_result(tmp_path / "c", "Other", ranks, config={"system": "network"})
+    rows = table(tmp_path).sections[0].rows
+    place = [row.cells[0] for row in rows].index("BM25")
+    assert rows[place].kind == Kind.PUBLISHED
+    assert [row.cells[0][:5] for row in rows[place + 1 : place + 3]] == ["Twice", "Ours"]
+    # The others keep the order of their sums, the group having its published one's.
+    alone = [row for row in rows if row.kind == Kind.PUBLISHED or row.cells[0] == "Other"]
+    sums = [float(row.cells[5]) for row in alone]
+    assert sums == sorted(sums, reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("dataset", "config", "told"),
+    [
+        (RELEASE, {"task": {"candidate": "labels"}}, "real PhotoChat test (400), labels only"),
+        (RELEASE, {"task": {"candidate": "both"}}, "real PhotoChat test (400), pixels and labels"),
+        (
+            "photochat/demo",
+            {"task": {"candidate": "pixels"}},
+            "‡ stand-in: generated test (400), pixels only",
+        ),
+        (
+            "photo_folder",
+            {
+                "task": {"candidate": "pixels"},
+                "data": {"manual_dir": "/data/coco_mini", "pixels": "shuffled"},
+            },
+            "‡ stand-in: photo_folder coco_mini test (400), pixels only (shuffled pixels)",
+        ),
+    ],
+)
+def test_a_row_says_what_it_was_measured_on(tmp_path, ranks, dataset, config, told):
+    write_result(tmp_path / "a", "Ours", ranks, dataset=dataset, config=config)
+    assert cells(table(tmp_path), "Ours")["measured on"] == told
+
+
+def test_every_figure_of_a_row_is_the_one_in_its_file(tmp_path, ranks, capsys):
+    """Read back from each drawing, and compared with the file, not with what made it."""
+    write_result(tmp_path / "a", "Ours", ranks, config=BM25)
+    record = json.loads((tmp_path / "a" / "result.json").read_text())
+    figures = record["metrics"]["test"]
+    names = ("recall@1", "recall@5", "recall@10", "recall_sum")
+    expected = [f"{figures[name]:.1f}" for name in names] + ["[1.2, 2.8]"]
+    for form, cut in (
+        ("terminal", lambda line: re.split(r"  +", line)),
+        ("markdown", lambda line: line.strip("| ").split(" | ")),
+        ("html", lambda line: re.findall(r">([^<>]*)</t[dh]>", line)),
+    ):
+        command = [str(tmp_path), "--table=photochat_retrieval", f"--format={form}"]
+        assert report.run(command) == 0
+        (line,) = [x for x in capsys.readouterr().out.splitlines() if "Ours" in x and "real" in x]
+        assert cut(line)[2:7] == expected, form
 
 
 def test_of_folds_the_note_says_what_chance_would_give(tmp_path, ranks):
@@ -228,19 +298,86 @@ def test_missing_unreadable_and_empty_folders_end_with_one_sentence_and_code_2(t
     assert "Cannot read" in error and "result.json" in error and "Traceback" not in error
 
 
+def test_a_table_that_does_not_exist_is_refused_with_the_closest_name(tmp_path, ranks, capsys):
+    write_result(tmp_path / "a", "Ours", ranks)
+    for more in ([], ["--commands"]):
+        assert report.run([str(tmp_path), "--table=photochat_retrival", *more]) == 2
+        error = capsys.readouterr().err
+        assert 'did you mean "photochat_retrieval"?' in error and error.count("\n") == 1
+
+
+def test_a_terminal_gets_aligned_text_and_a_file_markdown(tmp_path, ranks, capsys, monkeypatch):
+    write_result(tmp_path / "a", "Ours", ranks)
+    command = [str(tmp_path), "--table=photochat_retrieval"]
+    assert report.run(command) == 0
+    assert "| Ours |" in capsys.readouterr().out
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    assert report.run(command) == 0
+    lines = capsys.readouterr().out.splitlines()
+    heading, rows = lines[2], [line for line in lines if "published " in line]
+    for line in rows:
+        assert line.index("published") == heading.index("measured on")
+        assert re.fullmatch(r" *\d+\.\d", line[: heading.index("R@1") + 3].rpartition("  ")[2])
+
+
+def test_without_folders_the_results_here_are_read(tmp_path, ranks, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert report.run(["--table=photochat_retrieval"]) == 2
+    assert "No folder results" in capsys.readouterr().err
+    write_result(tmp_path / "results" / "a", "Ours", ranks)
+    assert report.run(["--table=photochat_retrieval"]) == 0
+    assert "Ours" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("name", ["terminal", "markdown", "html"])
 def test_every_format_holds_every_row_and_escapes_labels(tmp_path, ranks, capsys, name):
     write_result(tmp_path / "a", "Ours <b> | x", ranks)
+    write_result(tmp_path / "b", "<script>", ranks, dataset="<i>&\"'")
     assert report.run([str(tmp_path), "--table=photochat_retrieval", f"--format={name}"]) == 0
     text = capsys.readouterr().out
+    assert "stand-in" in text
     for model in ("SCAN, MH", "BM25", "Ours"):
         assert model in text
     if name == "markdown":
         assert r"<b> \| x" in text
         widths = {line.replace(r"\|", "").count("|") for line in text.splitlines() if "|" in line}
         assert widths == {11}
+        assert text.count("| --- |") == 2  # a table of its own for other data
     if name == "html":
-        assert "&lt;b&gt;" in text
+        assert "&lt;b&gt;" in text and "&lt;script&gt;" in text
+        assert not {"script", "i", "b", "img"} & set(re.findall(r"<(\w+)", text))
+
+
+def test_the_page_is_a_whole_table_that_lets_nothing_in(tmp_path, ranks, capsys):
+    write_result(tmp_path / "a", "Ours", ranks)
+    write_result(tmp_path / "b", "Demo", ranks, dataset="photochat/demo")
+    assert report.run([str(tmp_path), "--table=photochat_retrieval", "--format=html"]) == 0
+    text = capsys.readouterr().out
+    style = re.search(r"<style>(.*?)</style>", text, re.DOTALL).group(1)
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    assert f"default-src 'none'; style-src 'sha256-{digest}'" in text
+    assert not re.search(r"(src|href)=|url\(|@import", text)
+
+    class Reader(HTMLParser):
+        rows: ClassVar[list] = []
+        opened: ClassVar[list] = []
+
+        def handle_starttag(self, tag, attributes):
+            if tag == "tr":
+                self.rows.append([])
+            if tag in ("td", "th"):
+                assert tag == "td" or dict(attributes)["scope"] in ("col", "row", "rowgroup")
+                self.rows[-1].append(int(dict(attributes).get("colspan", 1)))
+            if tag not in ("meta",):
+                self.opened.append(tag)
+
+        def handle_endtag(self, tag):
+            assert self.opened.pop() == tag
+
+    reader = Reader()
+    reader.feed(text)
+    assert reader.opened == [] and len(reader.rows) == 1 + 11 + 1 + 1 + 1
+    assert {sum(row) for row in reader.rows} == {10}
 
 
 def test_the_update_of_a_document_touches_only_its_table_and_is_idempotent(tmp_path, ranks):
@@ -305,7 +442,7 @@ def write_intent(folder, label, wrong, **changes):
 def test_the_table_of_another_task_has_its_own_figures_and_pairs(tmp_path):
     write_intent(tmp_path / "a", "Good", np.arange(0, 1000, 31))
     write_intent(tmp_path / "b", "Bad", np.arange(0, 1000, 7))
-    made = report.make_report("photochat_intent", read_results([str(tmp_path)]))
+    made = report.make_report(load_table("photochat_intent"), read_results([str(tmp_path)]))
     assert [row[0] for row in made.rows][:2] == [f"Good {report.WINNER}", "Bad"]
     row = cells(made, "Good")
     assert (row["P"], row["R"], row["F1 at dev's threshold"], row["AP"]) == (

@@ -81,7 +81,7 @@ def parse(record: Any, number: int, place: Place, table: str, known: Known) -> l
         raise BadRecordError(f"{place / FILE[0]}: it is missing")
     path = known.files.find(checks.field(record, key, str, place), place / key)
     captions = _captions(record, place)
-    boxes = _boxes(record, place)
+    boxes = boxes_of(record, place)
     labels = [*_labels(record, place), *(box.label for box in boxes)]
     url = checks.field(record, "url", str, place) if "url" in record else ""
     photo = Photo(path, tuple(dict.fromkeys(labels)), url, boxes)
@@ -145,7 +145,7 @@ def _labels(record: Mapping[str, Any], place: Place) -> tuple[str, ...]:
     return jsonl.texts(record, "labels", place)
 
 
-def _boxes(record: Mapping[str, Any], place: Place) -> tuple[Box, ...]:
+def boxes_of(record: Mapping[str, Any], place: Place) -> tuple[Box, ...]:
     """Objects in pixels of the original photo, as fractions of its size."""
     objects = checks.field(record, "objects", list, place) if "objects" in record else []
     sides = {key: _side(record, key, place) for key in ("width", "height") if key in record}

@@ -13,12 +13,11 @@ from __future__ import annotations
 import argparse
 import functools
 import itertools
-import json
 import sys
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
+from mmjax.curation.whitelist import load_whitelist
 from mmjax.data.schema import SPLITS, Dialogue, Turn
 from mmjax.data.sources import open_dataset
 from mmjax.errors import UserError
@@ -45,8 +44,7 @@ class Statistics:
 @functools.cache
 def categories() -> dict[str, tuple[str, ...]]:
     """The label lists of the categories people, food, animal and product."""
-    lists = json.loads(Path(__file__).with_name("categories.json").read_text("utf-8"))
-    return {name: tuple(labels) for name, labels in lists.items()}
+    return dict(load_whitelist().groups)
 
 
 def statistics(source: Iterable[Dialogue]) -> Statistics:

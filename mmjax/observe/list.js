@@ -1,52 +1,41 @@
 "use strict";
 
-// Examples, photos, images: see _data in page.py. Text is only ever set as text.
+// What the pages have in common: search, groups, filters, order, drawing as the reader scrolls, keys.
+// A page calls `begin` with its view; text is only ever set as text.
+//
+// view.one, view.many: what an example is called
+// view.groups: [{key, name, tone, holds(example)}], of which an example is in one
+// view.orders: {key: [name, compare]}, the first of them at the start
+// view.filters: [{key, name, choices: [[value, text]], holds(example, value)}], "" being all
+// view.text(example): what is searched; view.card(example): its <article>
 const page = JSON.parse(document.getElementById("data").textContent);
-
-const GROUPS = [
-  { key: "1", name: "Rank 1", tone: "first", high: 1 },
-  { key: "2-5", name: "2–5", tone: "near", high: 5 },
-  { key: "6-10", name: "6–10", tone: "far", high: 10 },
-  { key: "worse", name: "Worse", tone: "lost", high: Infinity },
-];
-const collator = new Intl.Collator(undefined, { numeric: true });
-const ORDERS = {
-  wrong: (a, b) => b.rank - a.rank || a.position - b.position,
-  best: (a, b) => a.rank - b.rank || a.position - b.position,
-  dataset: (a, b) => a.position - b.position,
-  id: (a, b) => collator.compare(a.id, b.id),
-};
-const RIGHT = "Right photo";
 const CARDS_AT_ONCE = 8;
 const TURNS_AT_FIRST = 14, TURNS_MORE = 200;
-const LONG_TEXT = 700, LONG_LABEL = 60, CHIPS = 4, WORDS = 8;
+const LONG_TEXT = 700, LONG_LABEL = 60;
 
 const element = (id) => document.getElementById(id);
 const list = element("list");
-let state = { query: "", rank: "all", order: "wrong" };
-let words = [], shown = [], drawn = 0, watcher;
+const collator = new Intl.Collator(undefined, { numeric: true });
+const count = (n) => n.toLocaleString("en");
+let view, state = {}, words = [], shown = [], drawn = 0, watcher;
 
-start();
-
-function start() {
-  document.body.classList.toggle("labels-only", !page.images.length);
-  for (const { key, name } of [{ key: "all", name: "All" }, ...GROUPS]) {
+function begin(what) {
+  view = what;
+  for (const { key, name } of [{ key: "all", name: "All" }, ...view.groups]) {
     const button = make("button", { type: "button" }, [name, make("small")]);
     button.dataset.key = key;
-    button.addEventListener("click", () => change({ rank: key }));
-    element("ranks").append(button);
+    button.addEventListener("click", () => change({ group: key }));
+    element("groups").append(button);
   }
+  for (const { key, name, choices } of view.filters ?? []) addSelect(key, name, choices);
+  addSelect("order", "Order", Object.entries(view.orders).map(([key, [name]]) => [key, name]));
   let waiting = 0;
   element("search").addEventListener("input", () => {
     clearTimeout(waiting);
     waiting = setTimeout(() => change({ query: element("search").value }), 120);
   });
-  element("order").addEventListener("change", () => change({ order: element("order").value }));
   window.addEventListener("hashchange", readHash);
   document.addEventListener("keydown", onKey);
-  element("zoom").addEventListener("click", (event) => {
-    if (event.target === element("zoom")) element("zoom").close();
-  });
   watcher = new IntersectionObserver(
     (seen) => seen.some((entry) => entry.isIntersecting) && drawMore(),
     { rootMargin: "1500px" },
@@ -54,26 +43,45 @@ function start() {
   readHash();
 }
 
+function addSelect(key, name, choices) {
+  const options = choices.map(([value, text]) => make("option", { value }, [text]));
+  const select = make("select", { id: key }, options);
+  select.addEventListener("change", () => change({ [key]: select.value }));
+  document.querySelector(".toolbar").append(
+    make("label", { className: "choice " + key }, [make("span", {}, [name]), select]),
+  );
+}
+
 // What is shown
+
+function starting() {
+  const filters = (view.filters ?? []).map(({ key, choices }) => [key, choices[0][0]]);
+  return { query: "", group: "all", order: Object.keys(view.orders)[0], ...Object.fromEntries(filters) };
+}
 
 function readHash() {
   const hash = new URLSearchParams(location.hash.slice(1));
-  const rank = hash.get("rank"), order = hash.get("order");
-  state = {
-    query: hash.get("q") || "",
-    rank: GROUPS.some((group) => group.key === rank) ? rank : "all",
-    order: Object.hasOwn(ORDERS, order) ? order : "wrong",
-  };
+  state = starting();
+  state.query = hash.get("q") || "";
+  for (const key of Object.keys(state)) {
+    const value = hash.get(key);
+    const allowed =
+      key === "group"
+        ? view.groups.some((group) => group.key === value)
+        : key !== "query" && [...element(key).options].some((option) => option.value === value);
+    if (allowed) state[key] = value;
+  }
   element("search").value = state.query;
   update();
 }
 
 function change(part) {
   Object.assign(state, part);
-  const hash = new URLSearchParams();
+  const hash = new URLSearchParams(), usual = starting();
   if (state.query.trim()) hash.set("q", state.query.trim());
-  if (state.rank !== "all") hash.set("rank", state.rank);
-  if (state.order !== "wrong") hash.set("order", state.order);
+  for (const key of Object.keys(state)) {
+    if (key !== "query" && state[key] !== usual[key]) hash.set(key, state[key]);
+  }
   history.replaceState(null, "", "#" + hash);
   update();
   const bar = document.querySelector(".toolbar");
@@ -84,21 +92,27 @@ function change(part) {
 
 function update() {
   words = state.query.trim().split(/\s+/u).filter(Boolean).map(pattern);
-  const found = page.examples.filter((example) => matches(example));
-  shown = found.filter((example) => state.rank === "all" || group(example).key === state.rank);
-  shown.sort(ORDERS[state.order]);
-  for (const button of element("ranks").children) {
-    const key = button.dataset.key;
-    const count = found.filter((example) => key === "all" || group(example).key === key).length;
-    button.lastChild.textContent = count.toLocaleString("en");
-    button.setAttribute("aria-pressed", String(key === state.rank));
+  const filters = view.filters ?? [];
+  const found = page.examples.filter(
+    (example) =>
+      matches(example) && filters.every(({ key, holds }) => !state[key] || holds(example, state[key])),
+  );
+  const sizes = { all: found.length };
+  for (const example of found) {
+    const { key } = groupOf(example);
+    sizes[key] = (sizes[key] ?? 0) + 1;
   }
-  element("order").value = state.order;
+  shown = found.filter((example) => state.group === "all" || groupOf(example).key === state.group);
+  shown.sort(view.orders[state.order][1]);
+  for (const button of element("groups").children) {
+    button.lastChild.textContent = count(sizes[button.dataset.key] ?? 0);
+    button.setAttribute("aria-pressed", String(button.dataset.key === state.group));
+  }
+  for (const key of ["order", ...filters.map((filter) => filter.key)]) element(key).value = state[key];
   const total = page.examples.length;
+  const name = total === 1 ? view.one : view.many;
   element("count").textContent =
-    shown.length === total
-      ? `${total.toLocaleString("en")} example${total === 1 ? "" : "s"}`
-      : `${shown.length.toLocaleString("en")} of ${total.toLocaleString("en")} examples`;
+    shown.length === total ? `${count(total)} ${name}` : `${count(shown.length)} of ${count(total)} ${name}`;
   list.replaceChildren();
   drawn = 0;
   if (!shown.length) list.append(nothing());
@@ -107,10 +121,7 @@ function update() {
 
 function matches(example) {
   if (!words.length || example.id === state.query.trim()) return true;
-  example.text ??= [
-    ...example.turns.map((turn) => turn[1]),
-    ...[example.photo, ...example.top.map((row) => row[0])].flatMap((i) => page.photos[i].labels),
-  ].join("\n");
+  example.text ??= view.text(example);
   return words.every((word) => word.test(example.text));
 }
 
@@ -118,16 +129,16 @@ function pattern(word) {
   return new RegExp(word.replace(/[\\^$.*+?()[\]{}|/]/g, "\\$&"), "iu");
 }
 
-function group(example) {
-  return GROUPS.find(({ high }) => example.rank <= high);
+function groupOf(example) {
+  return view.groups.find(({ holds }) => holds(example));
 }
 
 function nothing() {
-  if (!page.examples.length) return make("p", { className: "nothing" }, ["There are no examples."]);
+  if (!page.examples.length) return make("p", { className: "nothing" }, [`There are no ${view.many}.`]);
   const button = make("button", { type: "button" }, ["Show all"]);
   button.addEventListener("click", () => {
     element("search").value = "";
-    change({ query: "", rank: "all" });
+    change(starting());
   });
   return make("p", { className: "nothing" }, ["Nothing matches. ", button]);
 }
@@ -135,29 +146,32 @@ function nothing() {
 // Drawing
 
 function drawMore() {
-  list.append(...shown.slice(drawn, drawn + CARDS_AT_ONCE).map(card));
+  list.append(...shown.slice(drawn, drawn + CARDS_AT_ONCE).map((example) => view.card(example)));
   drawn = Math.min(drawn + CARDS_AT_ONCE, shown.length);
   watcher.disconnect();
   // Observing anew reports at once where the end of the list still is in sight.
   if (drawn < shown.length) watcher.observe(element("more"));
 }
 
-function card(example) {
-  const rank = make("span", { className: "rank " + group(example).tone }, [
-    "rank " + example.rank.toLocaleString("en"),
-  ]);
+// An example's card: its badges, its name as a link to it, and what the page shows of it.
+function cardOf(example, badges, parts, told) {
   const link = make("a", { href: "#" + new URLSearchParams({ q: example.id }), dir: "auto" }, [
     cut(example.id, LONG_LABEL * 2),
   ]);
   const article = make("article", { className: "card", tabIndex: -1 }, [
-    make("header", {}, [rank, make("h2", {}, [link])]),
-    make("div", { className: "columns" }, [chat(example), photos(example)]),
+    make("header", {}, [...badges, make("h2", {}, [link])]),
+    ...parts,
   ]);
-  article.setAttribute("aria-label", `${cut(example.id, 80)}, rank ${example.rank}`);
+  article.setAttribute("aria-label", `${cut(example.id, 80)}, ${told}`);
   return article;
 }
 
-function chat(example) {
+function badge(tone, text) {
+  return make("span", { className: "rank " + tone }, [text]);
+}
+
+// The turns of a dialogue, [speaker, text, asked, probability or null], the last ones at first.
+function chat(example, last) {
   const turns = example.turns;
   const box = make("ol", { className: "chat" });
   let from = turns.length > TURNS_AT_FIRST + 4 ? turns.length - TURNS_AT_FIRST : 0;
@@ -169,9 +183,9 @@ function chat(example) {
       const hits = words.length
         ? turns.slice(0, from).filter((turn) => words.some((word) => word.test(turn[1]))).length
         : 0;
-      const of = step < from ? ` of ${from.toLocaleString("en")}` : "";
-      const match = hits ? ` (${hits.toLocaleString("en")} match)` : "";
-      const more = `Show ${step.toLocaleString("en")}${of} earlier turns${match}`;
+      const of = step < from ? ` of ${count(from)}` : "";
+      const match = hits ? ` (${count(hits)} match)` : "";
+      const more = `Show ${count(step)}${of} earlier turns${match}`;
       const button = make("button", { type: "button", className: "fold" }, [more]);
       button.addEventListener("click", () => {
         from -= step;
@@ -183,16 +197,17 @@ function chat(example) {
       box.append(make("li", { className: "folded" }, [button]));
     }
     for (let i = from; i < turns.length; i++) box.append(...bubble(example, i, i === from, names));
-    box.append(make("li", { className: "share " + (example.sharer === null ? "" : "sharer") }, [
-      "shares a photo",
-    ]));
+    if (last) {
+      const side = example.sharer === null ? "" : "sharer";
+      box.append(make("li", { className: "share " + side }, [last]));
+    }
   };
   fold();
   return box;
 }
 
 function bubble(example, i, first, names) {
-  const [speaker, text, asked] = example.turns[i];
+  const [speaker, text, asked, probability] = example.turns[i];
   const changes = first || example.turns[i - 1][0] !== speaker;
   const side = speaker === example.sharer ? "sharer" : "other";
   const item = make("li", { dir: "auto" });
@@ -206,41 +221,27 @@ function bubble(example, i, first, names) {
   } else {
     item.append(...(text.trim() ? marked(text) : ["no text"]));
   }
-  if (!names || !changes) return [item];
-  return [make("li", { className: "who " + side }, [`Speaker ${speaker}`]), item];
-}
-
-function photos(example) {
-  const best = example.top.findIndex(([photo]) => photo === example.photo);
-  const right = new Set(page.photos[example.photo].labels);
-  const box = make("ol", { className: "photos" });
-  box.append(tile(example.photo, RIGHT, example.score, true, right));
-  example.top.forEach(([photo, score], i) => {
-    box.append(tile(photo, `${i + 1}${i === best ? " ✓" : ""}`, score, i === best, right));
-  });
-  return box;
-}
-
-function tile(index, name, score, isRight, right) {
-  const photo = page.photos[index];
-  const labels = photo.labels.join(", ");
-  const button = make("button", { type: "button", className: "tile" });
-  button.addEventListener("click", () => zoom(photo, name, score));
-  const item = make("li", { className: isRight ? "is-right" : "" }, [
-    make("div", { className: "caption" }, [
-      make("b", {}, name === RIGHT ? ["Right", make("i", {}, [" photo"])] : [name]),
-      make("span", { title: "score" }, [number(score)]),
-    ]),
-    button,
-  ]);
-  if (photo.image === null) {
-    button.setAttribute("aria-label", `Photo with ${cut(labels, 200) || "no labels"}`);
-    button.append(chips(photo.labels, "words", WORDS, right, !isRight));
-  } else {
-    button.append(image(photo));
-    item.append(chips(photo.labels, "chips", CHIPS, right, !isRight));
+  const items = names && changes ? [make("li", { className: "who " + side }, [`Speaker ${speaker}`])] : [];
+  items.push(item);
+  if (probability !== null && probability !== undefined) {
+    items.push(make("li", { className: "chance " + side }, [meter(probability, example.threshold)]));
   }
-  return item;
+  return items;
+}
+
+// A probability as a bar with the threshold as a line across it.
+function meter(probability, threshold) {
+  const yes = threshold !== null && probability >= threshold;
+  const svg = draw("svg", { viewBox: "0 0 100 10", preserveAspectRatio: "none", "aria-hidden": "true" }, [
+    draw("rect", { class: "ground", width: 100, height: 10 }),
+    draw("rect", { class: "filled", width: (100 * probability).toFixed(2), height: 10 }),
+    ...(threshold === null
+      ? []
+      : [draw("rect", { class: "line", x: (100 * threshold - 0.5).toFixed(2), width: 1, height: 10 })]),
+  ]);
+  const told = make("span", {}, [probability.toFixed(2)]);
+  told.append(make("i", { className: "unseen" }, [` probability that a photo follows${yes ? ", yes" : ""}`]));
+  return make("span", { className: "meter" + (yes ? " yes" : "") }, [svg, told]);
 }
 
 function chips(labels, className, most, right, compare) {
@@ -258,27 +259,6 @@ function chips(labels, className, most, right, compare) {
     box.append(make("span", { className: "chip rest" }, [`+${labels.length - most}`]));
   }
   return box;
-}
-
-function image(photo) {
-  return make("img", {
-    src: "data:image/jpeg;base64," + page.images[photo.image],
-    alt: "Photo: " + (cut(photo.labels.join(", "), 200) || "no labels"),
-    decoding: "async",
-  });
-}
-
-function zoom(photo, name, score) {
-  const close = make("button", { type: "button", className: "close" }, ["Close"]);
-  close.addEventListener("click", () => element("zoom").close());
-  element("zoom").replaceChildren(
-    make("header", {}, [make("h2", {}, [name === RIGHT ? name : `Candidate ${name}`]), close]),
-    ...(photo.image === null ? [] : [image(photo)]),
-    make("p", { className: "id", dir: "auto" }, [`${photo.id}, score ${number(score)}`]),
-    make("div", { className: "chips" }, photo.labels.map((label) =>
-      make("span", { className: "chip", dir: "auto" }, [label]))),
-  );
-  element("zoom").showModal();
 }
 
 // Keys
@@ -315,6 +295,13 @@ function go(step) {
 }
 
 // Small things
+
+function draw(tag, attributes, children = []) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
 
 function make(tag, properties = {}, children = []) {
   const made = Object.assign(document.createElement(tag), properties);

@@ -1,0 +1,186 @@
+"""Published tables: their figures, and commands that measure the rows that they stand for."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import json
+import shlex
+
+import pytest
+
+from configs import retrieval
+from mmjax import report
+from mmjax.config import to_dict
+from mmjax.errors import UserError
+from mmjax.figures import FIGURES
+from mmjax.published.tables import PublishedRow, load_table, no_single_run, table_names
+
+RETRIEVAL, INTENT = load_table("photochat_retrieval"), load_table("photochat_intent")
+
+
+@pytest.mark.parametrize("name", table_names())
+def test_every_table_is_whole(name):
+    table = load_table(name)
+    figures = FIGURES[table.task]
+    assert len({row.name for row in table.rows}) == len(table.rows)
+    assert bool(table.rows) == bool(table.source)
+    for row in table.rows:
+        assert figures.chief_metric in row.figures
+        assert set(row.figures) <= set(figures.columns.values())
+        assert row.commands and row.match
+
+
+def test_the_figures_are_those_of_the_papers():
+    rows = {row.label: list(row.figures.values()) for row in RETRIEVAL.rows}
+    assert rows == {
+        "BM25": [6.6, 15.4, 23.0, 45.0],
+        "DE_label (BERT-base), CE": [6.7, 22.1, 31.2, 60.0],
+        "DE_img (ResNet-50), CE": [6.7, 21.9, 32.3, 60.9],
+        "DE_img (ResNet-152), CE": [6.8, 24.0, 34.3, 65.1],
+        "DE (ResNet-152, BERT-base), CE": [8.1, 23.7, 34.6, 66.4],
+        "DE* (ResNet-152, BERT-base), SH": [8.0, 22.0, 31.0, 61.0],
+        "DE* (ResNet-152, BERT-tiny), SH": [7.1, 23.3, 33.0, 63.4],
+        "DE* (ResNet-152, BERT-base), CE": [8.5, 26.1, 35.3, 69.9],
+        "DE* (ResNet-152, BERT-tiny), CE": [9.0, 26.4, 35.7, 71.1],
+        "VSE++, MH": [10.2, 25.4, 34.2, 69.8],
+        "SCAN, MH": [10.4, 27.0, 37.1, 74.5],
+    }
+
+
+def configured(command: str) -> tuple[dict, str]:
+    """The config that a command line gives, read as its flags are, and its working directory."""
+    arguments = dict(word.split("=", 1) for word in shlex.split(command))
+    file, _, variant = arguments.pop("--config").partition(":")
+    module = importlib.import_module(file.removesuffix(".py").replace("/", "."))
+    workdir = arguments.pop("--workdir")
+    with module.get_config(variant).unlocked() as config:
+        for flag, text in arguments.items():
+            *sections, key = flag.removeprefix("--config.").split(".")
+            place = config
+            for name in sections:
+                place = place[name]
+            assert key in place, flag
+            try:
+                place[key] = ast.literal_eval(text)
+            except (SyntaxError, ValueError):
+                place[key] = text
+    return to_dict(config), workdir
+
+
+def model_of(row: PublishedRow) -> str:
+    return {"VSE++": "vsepp", "SCAN": "scan"}.get(row.model, "de")
+
+
+@pytest.mark.parametrize(
+    ("table", "row"),
+    [(table, row) for table in (RETRIEVAL, INTENT) for row in table.rows],
+    ids=lambda x: x.name,
+)
+def test_the_commands_of_a_row_run_its_model_and_no_other_row_s(table, row):
+    if model_of(row) not in retrieval.MODELS:
+        pytest.skip(f"configs/retrieval.py has no model={model_of(row)}")
+    made = [configured(command) for command in row.commands]
+    *before, (config, workdir) = made
+    assert row.is_run_of(config), config
+    assert [r.name for r in table.rows if r.is_run_of(config)] == [row.name]
+    assert config["task_name"] == table.task and config["data"]["dataset"] == "photochat"
+    assert workdir.endswith(f"/{row.name}")
+    # A stage starts from the one before it, which is pre-trained on captions and no row itself.
+    folders = [folder for _, folder in before]
+    started = [c["train"]["init_from"] for c, _ in made[1:]]
+    assert started == [f"run://{folder}" for folder in folders]
+    assert all(c["data"]["dataset"] == "photo_folder" for c, _ in before)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"task.loss": "sh"},
+        {"model.text": "minilm-l6"},
+        {"model.image": "resnet-50"},
+        {"model.labels": "bert-tiny"},
+        {"model.weights": None},  # from scratch
+        {"model.shared": True},
+        {"task.candidate": "pixels"},
+        {"data.pixels": "shuffled"},
+        {"train.init_from": "run://runs/coco"},
+    ],
+    ids=str,
+)
+def test_another_model_loss_or_encoder_is_another_row(change):
+    (row,) = [row for row in RETRIEVAL.rows if row.name == "de"]
+    config, _ = configured(row.commands[0])
+    assert row.is_run_of(config)
+    ((key, value),) = change.items()
+    section, name = key.split(".")
+    config[section][name] = value
+    assert not row.is_run_of(config)
+
+
+def test_a_row_without_a_match_has_no_runs():
+    assert not PublishedRow("x", "X", None, {}).is_run_of({"system": "bm25"})
+
+
+def test_a_table_is_no_single_run():
+    error = no_single_run("photochat_retrieval")
+    assert isinstance(error, UserError)
+    assert str(error).startswith("configs/retrieval.py:table4 is a table of 11 rows")
+    assert "python -m mmjax.report --table=photochat_retrieval --commands" in str(error)
+
+
+def listed(capsys, *arguments):
+    assert report.run(["--table=photochat_retrieval", "--commands", *arguments]) == 0
+    return capsys.readouterr().out
+
+
+def test_without_results_the_commands_of_every_row_are_printed(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = listed(capsys)
+    for row in RETRIEVAL.rows:
+        assert f"# {row.label}\n" in text
+        for command in row.commands:
+            assert f"\npython -m mmjax.main {command}\n" in f"{text}\n"
+    assert text.startswith("# COCO: a folder")
+
+
+def write(folder, config, dataset="photochat/release", split="test"):
+    folder.mkdir(parents=True)
+    metrics = {"recall@1": 1.0, "recall@5": 2.0, "recall@10": 3.0, "recall_sum": 6.0}
+    record = {
+        **dict.fromkeys(("name", "label", "command", "system"), "x"),
+        **dict.fromkeys(("format_version", "wall_seconds", "steps", "test_looks"), 1),
+        "intervals": {},
+        "versions": {},
+        "task": "retrieval",
+        "metrics": {split: metrics},
+        "config": config,
+        "dataset": {"name": dataset, "fingerprint": "f", "sizes": {split: 3}},
+        "device": {"kind": "cpu", "count": 1, "processes": 1, "machine": "m"},
+    }
+    (folder / "result.json").write_text(json.dumps(record))
+
+
+@pytest.mark.parametrize(
+    ("where", "measured"),
+    [({}, True), ({"dataset": "photochat/demo"}, False), ({"split": "dev"}, False)],
+)
+def test_a_measured_row_needs_no_command_unless_it_was_on_other_data(
+    tmp_path, capsys, where, measured
+):
+    write(tmp_path / "a", {"system": "bm25"}, **where)
+    text = listed(capsys, str(tmp_path))
+    assert ("# BM25\n" not in text) == measured
+    assert "# SCAN, MH\n" in text
+
+
+def test_when_all_is_measured_nothing_is_left_to_run():
+    class Made:
+        task, dataset, metrics = "intent", {"name": INTENT.dataset}, {"test": {}}
+
+        def __init__(self, row):
+            self.config, _ = configured(row.commands[-1])
+
+    made = [Made(row) for row in INTENT.rows]
+    assert report.commands(INTENT, made) == "# every published row of photochat_intent is measured"
+    assert "T5-3B" in report.commands(INTENT, made[:3])
