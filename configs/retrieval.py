@@ -148,7 +148,7 @@ def _matching(arg: SimpleNamespace) -> ConfigDict:
     # What comes with weights is kept at first; from scratch there is nothing to keep.
     frozen = grid and not arg.finetune and bool(arg.image_weights or arg.init_from)
     return new_config(
-        label=_matching_label(arg, f" ({arg.image}{tuned})" if grid else ""),
+        label=_matching_label(arg, f" ({arg.image}{tuned})" if grid else "", "MH"),
         system="network",
         task_name="retrieval",
         data=DataOptions(dataset=arg.dataset, regions=None if grid else arg.regions or None),
@@ -190,15 +190,15 @@ def _matching(arg: SimpleNamespace) -> ConfigDict:
 def _matching_demo(arg: SimpleNamespace) -> ConfigDict:
     """From scratch on generated dialogues and photos: two cores and a few minutes."""
     return new_config(
-        label=_matching_label(arg, " (tiny, from scratch)"),
+        label=_matching_label(arg, " (tiny, from scratch)", "SH"),
         system="network",
         task_name="retrieval",
         data=DataOptions(dataset=arg.dataset),
         task=RetrievalOptions(
             candidate="pixels",
             query="both",
-            loss="mh",
-            reduction="sum",
+            # Where nothing is learned yet, the hardest negative alone draws all vectors together.
+            loss="sh",
             image=ImageOptions(size=64),
         ),
         model=ModelOptions(
@@ -220,10 +220,10 @@ def _matching_demo(arg: SimpleNamespace) -> ConfigDict:
     )
 
 
-def _matching_label(arg: SimpleNamespace, network: str) -> str:
+def _matching_label(arg: SimpleNamespace, network: str, loss: str) -> str:
     if arg.model == "vsepp":
-        return f"VSE++{network}, MH"
-    return f"SCAN {arg.direction} {arg.pooling.upper()}{network}, MH"
+        return f"VSE++{network}, {loss}"
+    return f"SCAN {arg.direction} {arg.pooling.upper()}{network}, {loss}"
 
 
 def _minilm(arg: SimpleNamespace) -> ConfigDict:

@@ -36,7 +36,7 @@ def scan_scores(rows: dict, columns: dict, **options) -> tuple[torch.Tensor, tup
       Scores [r, c] and the leaves (words, regions), float64, that they can be differentiated by.
     """
     words, regions = (
-        torch.tensor(x, dtype=torch.float64, requires_grad=True)
+        torch.as_tensor(x, dtype=torch.float64).clone().requires_grad_()
         for x in (rows["words"], columns["regions"])
     )
     texts = [x[: n.sum()] for x, n in zip(words, rows["mask"], strict=True)]
