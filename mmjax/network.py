@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -24,13 +24,10 @@ from mmjax.artifacts import (
     write_artifact,
 )
 from mmjax.checkpoint.store import CheckpointStore
-from mmjax.data.index import build_index
 from mmjax.data.loader import Loader, process_rows
-from mmjax.data.perturb import BLANK
-from mmjax.data.plan import EvalPlan, TrainPlan
-from mmjax.data.schema import Dialogue, Photo, Proposal, Turn
-from mmjax.data.sources import ListSource, Source
-from mmjax.data.splits import Split, index_split, open_source
+from mmjax.data.plan import TrainPlan
+from mmjax.data.sources import Source
+from mmjax.data.splits import Split
 from mmjax.errors import UserError
 from mmjax.evaluators import Evaluation
 from mmjax.export import write_export
@@ -40,22 +37,13 @@ from mmjax.optim.build import OptimOptions, build_optimizer, build_schedule, in_
 from mmjax.optim.trained import make_split
 from mmjax.parallel import distributed, rules
 from mmjax.parallel.mesh import make_mesh
-from mmjax.steps import make_predict_steps, make_train_step
+from mmjax.steps import make_train_step
 from mmjax.systems import Judge
+from mmjax.task_data import TaskData
 from mmjax.tasks import task_module
-from mmjax.tasks.base import Predictor
 from mmjax.workdir import WorkDir
 
 logger = logging.getLogger(__name__)
-
-# With everything that an example is made of: turns, and a shared photo with labels and pixels that
-# was proposed too.
-_ANY_PHOTO = Photo("any", ("c",), file=BLANK)
-ANY_DIALOGUE = Dialogue(
-    "any",
-    (Turn(1, "a"), Turn(0, "b"), Turn(0, "", (_ANY_PHOTO,))),
-    (Proposal((_ANY_PHOTO,), right=0, scores=(0.0,), alike=(1,), above=0, equal=1),),
-)
 
 
 class NetworkSystem:
@@ -73,6 +61,7 @@ class NetworkSystem:
         self._options = config_lib.build_sections(config, self._sections)
         self._task = module.TASK(self._options["task"], self._options["model"])
         self._mesh = make_mesh(self._options["mesh"])
+        self._data = TaskData(self._task, self._options, self._mesh, config["seed"])
         self._check_options()
 
     def identity(self) -> Mapping[str, Any]:
@@ -85,7 +74,7 @@ class NetworkSystem:
         with jax.set_mesh(self._mesh):
             splits = ["dev", "test"] if self._options["eval"].test else ["dev"]
             for split in splits:  # one that is missing is told before the training, not after
-                self._open_source(split)
+                self._data.source(split)
             self._prepare(workdir, fit=True)
             loop = self._fit(workdir)
             variables, chosen = self._best(workdir, loop.best_step)
@@ -101,12 +90,14 @@ class NetworkSystem:
             for split in splits:
                 if split == "test" and distributed.is_main():
                     workdir.look_at_test("the best checkpoint of a finished run")
-                evaluations[split] = self._evaluate(variables, chosen, self._split(split))
+                evaluations[split] = self._evaluate(variables, chosen, self._data.split(split))
             if distributed.is_main():
-                ids = {split: self._split(split).ids(e.rows) for split, e in evaluations.items()}
+                ids = {
+                    split: self._data.split(split).ids(e.rows) for split, e in evaluations.items()
+                }
                 workdir.write_result(
                     config=self._config,
-                    dataset=self._dataset({split: len(names) for split, names in ids.items()}),
+                    dataset=self._data.about({split: len(names) for split, names in ids.items()}),
                     evaluations=evaluations,
                     ids=ids,
                     steps=loop.best_step,
@@ -127,23 +118,23 @@ class NetworkSystem:
             with jax.set_mesh(self._mesh):
                 return self._evaluate(*state, split)
 
-        return Judge(self._task, self._split, evaluate)
+        return Judge(self._task, self._data.split, evaluate)
 
     def predict(self, workdir: WorkDir, split: str, top: int) -> list[dict[str, Any]]:
         with jax.set_mesh(self._mesh):
             self._prepare(workdir, fit=False)
-            data = self._split(split)
+            data = self._data.split(split)
             variables, chosen = self._best(workdir)
-            answers = self._task.answers(data, self._predict(variables, data), top)
+            answers = self._task.answers(data, self._data.predict(variables, data), top)
             return [{**answer, **chosen} for answer in answers]
 
     def page(self, path: Any, split: str, answers: list[dict[str, Any]]) -> None:
-        self._task.page(path, self._split(split), answers, self._config["label"])
+        self._task.page(path, self._data.split(split), answers, self._config["label"])
 
     def export(self, workdir: WorkDir) -> list[str]:
         with jax.set_mesh(self._mesh):
             self._prepare(workdir, fit=False)
-            variables, chosen = self._best(workdir, like=self._any_split())
+            variables, chosen = self._best(workdir, like=self._data.any_split())
             models = self._task.exports(jax.tree.map(distributed.to_host, variables), chosen)
         if not distributed.is_main():
             return []
@@ -187,7 +178,7 @@ class NetworkSystem:
         """What is fitted on training data: made once, read by every process and every start."""
         folder, ready = workdir.path / "preprocessing", workdir.path / "preprocessing.ready"
         if distributed.is_main() and fit:
-            train = self._open_source("train")
+            train = self._data.source("train")
             fitted_on = ready.read_text() if ready.exists() else ""
             if not fitted_on:
                 folder.mkdir(parents=True, exist_ok=True)
@@ -224,7 +215,7 @@ class NetworkSystem:
     def _fit(self, workdir: WorkDir) -> trainer.LoopState:
         options = self._options
         batch_size = options["train"].global_batch_size
-        train = self._split("train")
+        train = self._data.split("train")
         schedule = self._schedule(len(train.index))
         loader = Loader(
             self._task,
@@ -235,7 +226,7 @@ class NetworkSystem:
                 batch_size,
                 self._config["seed"],
                 window=options["train"].length_window,
-                lengths=[self._length(train)],
+                lengths=[self._data.length(train)],
             ),
             self._mesh,
             options["loader"],
@@ -367,8 +358,8 @@ class NetworkSystem:
             where that is all there is.
           like: whose first example tells the shapes of a batch; None: dev.
         """
-        split = self._split("dev") if like is None else like
-        loader = self._eval_loader(split, np.arange(len(split.index)), None)
+        split = self._data.split("dev") if like is None else like
+        loader = self._data.eval_loader(split, np.arange(len(split.index)), None)
         abstract, _ = train_state.abstract_state(
             self._task.module(), loader.shapes(), optax.identity(), self._mesh, ema=False
         )
@@ -393,9 +384,9 @@ class NetworkSystem:
 
     def _evaluate_state(self, state: train_state.TrainState, writers: list[Writer]) -> Any:
         """Metrics on dev; those who watch get a picture of some answers too."""
-        split = self._split("dev")
+        split = self._data.split("dev")
         # What the evaluator asked for is not computed again for the picture.
-        predict, by_number = self._predict(state.eval_variables(), split), {}
+        predict, by_number = self._data.predict(state.eval_variables(), split), {}
 
         def remembered(name: str, examples: np.ndarray) -> np.ndarray:
             key = (name, examples.tobytes())
@@ -414,94 +405,7 @@ class NetworkSystem:
         evaluator = self._task.evaluator()
         if chosen:
             evaluator = dataclasses.replace(evaluator, **chosen)
-        return evaluator.evaluate(split.index, self._predict(variables, split))
-
-    def _predict(self, variables: Any, split: Split) -> Any:
-        """The function (name of a predictor, example numbers) -> outputs, in that order."""
-
-        def predict(name: str, examples: np.ndarray) -> np.ndarray:
-            features = self._predictors[name].features
-            # Examples of one length together need the least padding.
-            length = self._length(split, features[0])
-            order = examples[np.argsort(length[examples], kind="stable")]
-            loader = self._eval_loader(split, order, features)
-            step = self._predict_steps[name]
-            outputs = [
-                jax.tree.map(distributed.to_host, step(variables, batch))
-                for batch in loader.batches(0, loader.num_batches)
-            ]
-            position = np.empty(len(split.index), np.int64)
-            position[examples] = np.arange(len(examples))
-            return jax.tree.map(lambda *parts: _scattered(parts, position[order]), *outputs)
-
-        return predict
-
-    def _length(self, split: Split, feature: str | None = None) -> np.ndarray:
-        """Of each example, by a feature (None: the task's first that varies in length); else 0."""
-        feature = next(iter(self._task.ragged), None) if feature is None else feature
-        return split.index.lengths.get(feature, np.zeros(len(split.index), np.int32))
-
-    def _eval_loader(self, split: Split, order: np.ndarray, fields: Sequence[str] | None) -> Loader:
-        return Loader(
-            self._task,
-            [split.source],
-            [split.index],
-            EvalPlan(order, self._options["eval"].batch_size),
-            self._mesh,
-            self._options["loader"],
-            seed=self._config["seed"],
-            fields=fields,
-        )
-
-    @functools.cached_property
-    def _predictors(self) -> Mapping[str, Predictor]:
-        return self._task.predictors()
-
-    @functools.cached_property
-    def _predict_steps(self) -> dict[str, Any]:
-        functions = {name: predictor.fn for name, predictor in self._predictors.items()}
-        return make_predict_steps(functions, self._mesh)
-
-    @functools.cached_property
-    def _splits(self) -> dict[str, Split]:
-        return {}
-
-    @functools.cached_property
-    def _sources(self) -> dict[str, Source]:
-        return {}
-
-    @functools.cached_property
-    def _records(self) -> dict[str, Source]:
-        """As the dataset has them, without what the task reads beside them."""
-        return {}
-
-    def _open_source(self, name: str) -> Source:
-        if name not in self._sources:  # once: finding and listing photos takes its time
-            data = self._options["data"]
-            self._records[name] = open_source(data, name, photos=self._task.photos)
-            self._sources[name] = self._task.read_with(self._records[name], name)
-        return self._sources[name]
-
-    def _split(self, name: str) -> Split:
-        if name not in self._splits:
-            source = self._open_source(name)
-            self._splits[name] = index_split(self._task, self._options["data"], source)
-        return self._splits[name]
-
-    def _any_split(self) -> Split:
-        """A split of one dialogue, for who needs shapes and no data."""
-        source = ListSource([ANY_DIALOGUE])
-        return Split(source, build_index(self._task, source))
-
-    def _dataset(self, sizes: Mapping[str, int]) -> dict[str, Any]:
-        """What `mmjax.report` must know of it; `sizes`: of the splits that were judged."""
-        source = self._records["train"]
-        sizes = {name: len(split.index) for name, split in sorted(self._splits.items())} | sizes
-        return {
-            "name": source.name.rpartition(":")[0],
-            "fingerprint": source.fingerprint,
-            "sizes": sizes,
-        }
+        return evaluator.evaluate(split.index, self._data.predict(variables, split))
 
     def _parents(self) -> list[dict[str, str]]:
         model = self._options["model"]
@@ -510,18 +414,3 @@ class NetworkSystem:
         runs = {"init_from": self._options["train"].init_from, **self._task.runs}
         folders |= {key: str(artifact_folder(place)) for key, place in runs.items() if place}
         return [parent(key, folder) for key, folder in folders.items() if folder]
-
-
-def _scattered(parts: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:
-    """The rows of arrays one after another, each put where `rows` says; what is over is dropped.
-
-    Where other axes differ in length (words of a text), the shorter arrays are filled up with 0.
-    """
-    shape = np.max([part.shape[1:] for part in parts], axis=0).astype(int)
-    result = np.zeros((len(rows), *shape), parts[0].dtype)
-    start = 0
-    for part in parts:
-        into = rows[start : start + len(part)]
-        result[(into, *(slice(n) for n in part.shape[1:]))] = part[: len(into)]
-        start += len(part)
-    return result

@@ -300,7 +300,7 @@ def _measured_on(r: Result, table: PublishedTable) -> str:
         seen = _key(r.config, "task", "candidate") or "labels"
         text += f", {_SEEN.get(seen, seen)}"
         pixels = _key(r.config, "data", "pixels") or "real"
-        text += f" ({pixels} pixels)" if pixels != "real" and seen != "labels" else ""
+        text += f", {pixels}" if pixels != "real" and seen != "labels" else ""
     return text
 
 

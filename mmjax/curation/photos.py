@@ -58,10 +58,10 @@ def run(argv: Sequence[str] | None = None) -> int:
         print(statistics.as_text())
         report = statistics.as_json() | {"bad_records": bad.count, "first_bad_record": bad.first}
         if bad.count:
-            print(f"\n{bad.count:,} bad records were passed over; the first: {bad.first}")
+            print(f"\nbad records passed over: {bad.count:,}; the first: {bad.first}")
+        _write(epath.Path(given.out) / "statistics.json", json.dumps(report, indent=1))
         if given.split:
             print(f"\n{_write_splits(given, kept, whitelist)}")
-        _write(epath.Path(given.out) / "statistics.json", json.dumps(report, indent=1))
         print(f"\n{statistics.kept:,} photos are kept: {given.out}/photos.jsonl")
     except UserError as error:
         print(f"mmjax: {error}", file=sys.stderr)
@@ -104,7 +104,7 @@ def _fraction(text: str) -> float:
 
 def _sizes(text: str) -> dict[str, int]:
     sizes = [int(part) for part in text.split(",")]
-    if len(sizes) != len(SPLITS) or min(sizes) < 0:
+    if len(sizes) != len(SPLITS) or min(sizes) < 0 or not sum(sizes):
         raise argparse.ArgumentTypeError(f"{text!r} should be three sizes, such as 300,50,50")
     return dict(zip(SPLITS, sizes, strict=True))
 

@@ -162,7 +162,7 @@ def _labels_of_others(source: Source) -> Change:
 
 def _with_labels(dialogue: Dialogue, given: Mapping[str, tuple]) -> Dialogue:
     def other(photo: Photo) -> Photo:
-        labels, boxes = given[photo.id]
+        labels, boxes = given.get(photo.id, ((), ()))  # proposed, and shared nowhere
         return replace(photo, labels=labels, boxes=boxes)
 
     return _photos(dialogue, other)

@@ -297,7 +297,7 @@ function go(step) {
 // Small things
 
 function draw(tag, attributes, children = []) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", tag);
+  const made = document.createElementNS(element("drawing").namespaceURI, tag);
   for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
   made.append(...children);
   return made;

@@ -90,8 +90,6 @@ def test_a_query_is_found_by_who_was_right(tmp_path):
             if part[0] == "q" and part[1].isdigit()
         ]
 
-    assert names("") == ["q0", "q1", "q2", "q3"]
-    assert names("#group=a") == ["q0"]
     assert names("#group=b") == ["q1", "q2"]
     assert names("#group=both&within=5") == ["q2", "q3"]
     assert names("#order=b") == ["q1", "q2", "q3", "q0"]

@@ -25,6 +25,8 @@ ALLOWED = {
     "observe": {"config", "data", "errors"},
     "evaluators": {"data", "errors", "metrics", "parallel"},
     "figures": {"metrics"},
+    "published": {"config", "errors"},
+    "report_formats": set(),
     "tasks": {
         *("config", "data", "errors", "evaluators", "observe"),
         *("losses", "metrics", "models", "parallel", "pretrained"),

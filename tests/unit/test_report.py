@@ -153,7 +153,7 @@ def test_a_run_of_a_published_row_stands_right_below_it(tmp_path, ranks):
                 "task": {"candidate": "pixels"},
                 "data": {"manual_dir": "/data/coco_mini", "pixels": "shuffled"},
             },
-            "‡ stand-in: photo_folder coco_mini test (400), pixels only (shuffled pixels)",
+            "‡ stand-in: photo_folder coco_mini test (400), pixels only, shuffled",
         ),
     ],
 )
@@ -314,7 +314,8 @@ def test_a_terminal_gets_aligned_text_and_a_file_markdown(tmp_path, ranks, capsy
     monkeypatch.setattr("sys.stdout.isatty", lambda: True)
     assert report.run(command) == 0
     lines = capsys.readouterr().out.splitlines()
-    heading, rows = lines[2], [line for line in lines if "published " in line]
+    heading, rows = lines[2], [line for line in lines if "  published " in line]
+    assert len(rows) == 11
     for line in rows:
         assert line.index("published") == heading.index("measured on")
         assert re.fullmatch(r" *\d+\.\d", line[: heading.index("R@1") + 3].rpartition("  ")[2])
@@ -342,7 +343,7 @@ def test_every_format_holds_every_row_and_escapes_labels(tmp_path, ranks, capsys
         assert r"<b> \| x" in text
         widths = {line.replace(r"\|", "").count("|") for line in text.splitlines() if "|" in line}
         assert widths == {11}
-        assert text.count("| --- |") == 2  # a table of its own for other data
+        assert text.count("| --- | --- |") == 2  # a table of its own for other data
     if name == "html":
         assert "&lt;b&gt;" in text and "&lt;script&gt;" in text
         assert not {"script", "i", "b", "img"} & set(re.findall(r"<(\w+)", text))

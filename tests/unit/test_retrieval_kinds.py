@@ -31,11 +31,11 @@ from mmjax.metrics.retrieval import (
     ranking_from_scores,
 )
 from mmjax.models.stacked_cross_attention import StackedCrossAttention
-from mmjax.network import _scattered
 from mmjax.observe.metrics_log import read_metrics
 from mmjax.optim.build import OptimOptions
 from mmjax.parallel.mesh import make_mesh
 from mmjax.systems import make_system
+from mmjax.task_data import _scattered
 from mmjax.tasks.retrieval import ModelOptions, RetrievalOptions, RetrievalTask, ScanOptions
 from mmjax.workdir import WorkDir
 from tests.scan_oracle import scan_scores
