@@ -58,9 +58,10 @@ def test_a_step_of_scan_holds_no_attention_of_all_pairs_on_any_of_32_cores():
         tile=ScanModel.tile,
     )
     options = OptimOptions(name="adam", schedule="constant", clip_norm=2.0)
+    # Outside of the mesh, on which nothing can be computed.
+    tx = build_optimizer(options, 1000, abstract_params(module, batch))
+    state, _ = abstract_state(module, batch, tx, mesh, ema=False)
     with jax.set_mesh(mesh):
-        tx = build_optimizer(options, 1000, abstract_params(module, batch))
-        state, _ = abstract_state(module, batch, tx, mesh, ema=False)
         step = make_train_step(module, Objective([term]), tx, state)
         compiled = step.lower(state, batch).compile()
     held = sum(
