@@ -15,6 +15,7 @@
                                                       SCAN on the cells of a ResNet's grid
     configs/retrieval.py:model=scan,demo              a small SCAN (or model=vsepp), in minutes
     configs/retrieval.py:model=bm25                   BM25
+    configs/retrieval.py:table4                       how to list the rows of the paper's table
 
 `init_from=run://DIR` starts from the weights of another run. A single key is changed with
 --config.SECTION.KEY=VALUE.
@@ -40,6 +41,7 @@ from mmjax.data.images import ImageOptions
 from mmjax.errors import UserError
 from mmjax.models.presets import IMAGE_PRESETS
 from mmjax.optim.build import OptimOptions
+from mmjax.published.tables import no_single_run
 from mmjax.tasks.retrieval import ModelOptions, RetrievalOptions, ScanOptions
 
 MODELS = {
@@ -66,7 +68,8 @@ def get_config(variant: str = "") -> ConfigDict:
         of vsepp and scan: `finetune`: the image encoder is trained too; `direction`, `pooling`:
         of SCAN's attention; `regions`: where features of regions are, or "grid": a network's;
         `dataset`: a builder; `init_from`: a run; `demo`: a small model, trained in minutes on
-        generated dialogues and photos unless a dataset is named.
+        generated dialogues and photos unless a dataset is named; `table4`: tells how to list the
+        commands of all rows of the paper's table.
     """
     arg = parse_variant(
         variant,
@@ -82,7 +85,10 @@ def get_config(variant: str = "") -> ConfigDict:
         dataset="",
         init_from="",
         demo=False,
+        table4=False,
     )
+    if arg.table4:
+        raise no_single_run("photochat_retrieval")
     for name, choices in (
         ("model", MODELS),
         ("text", TEXTS),

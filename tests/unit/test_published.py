@@ -14,7 +14,7 @@ from mmjax import report
 from mmjax.config import to_dict
 from mmjax.errors import UserError
 from mmjax.figures import FIGURES
-from mmjax.published.tables import PublishedRow, load_table, no_single_run, table_names
+from mmjax.published.tables import PublishedRow, load_table, table_names
 
 RETRIEVAL, INTENT = load_table("photochat_retrieval"), load_table("photochat_intent")
 
@@ -123,10 +123,10 @@ def test_a_row_without_a_match_has_no_runs():
 
 
 def test_a_table_is_no_single_run():
-    error = no_single_run("photochat_retrieval")
-    assert isinstance(error, UserError)
-    assert str(error).startswith("configs/retrieval.py:table4 is a table of 11 rows")
-    assert "python -m mmjax.report --table=photochat_retrieval --commands" in str(error)
+    with pytest.raises(UserError) as error:
+        importlib.import_module("configs.retrieval").get_config("table4")
+    assert str(error.value).startswith("configs/retrieval.py:table4 is a table of 11 rows")
+    assert "python -m mmjax.report --table=photochat_retrieval --commands" in str(error.value)
 
 
 def listed(capsys, *arguments):
