@@ -13,7 +13,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from types import SimpleNamespace
 
 from ml_collections import ConfigDict
@@ -23,9 +22,9 @@ from mmjax.config import (
     EvalOptions,
     ObserveOptions,
     TrainOptions,
+    check_choices,
     new_config,
     parse_variant,
-    suggestion,
 )
 from mmjax.errors import UserError
 from mmjax.optim.build import OptimOptions
@@ -71,8 +70,8 @@ def get_config(variant: str = "") -> ConfigDict:
         init_from="",
         demo=False,
     )
-    _check(arg, model=MODELS, text=RECIPES, prefix=PREFIXES)
-    _check(arg, size=MODELS[arg.model][1])
+    check_choices(arg, model=MODELS, text=RECIPES, prefix=PREFIXES)
+    check_choices(arg, size=MODELS[arg.model][1])
     if arg.model != "bert" and (arg.demo or arg.text):
         raise UserError(f"variant model={arg.model} does not go with demo or text=minilm.")
     arg.dataset = arg.dataset or ("photochat/demo" if arg.demo else "photochat")
@@ -81,13 +80,6 @@ def get_config(variant: str = "") -> ConfigDict:
     if arg.text == "minilm":
         return _minilm(arg)
     return _t5(arg) if arg.model == "t5" else _paper(arg)
-
-
-def _check(arg: SimpleNamespace, **choices: Collection[str]) -> None:
-    for name, known in choices.items():
-        if (value := getattr(arg, name)) not in known:
-            near = suggestion(value, filter(None, known))
-            raise UserError(f"variant {name}={value!r} of the config does not exist{near}.")
 
 
 def _paper(arg: SimpleNamespace) -> ConfigDict:

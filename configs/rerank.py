@@ -20,11 +20,10 @@ from mmjax.config import (
     EvalOptions,
     ObserveOptions,
     TrainOptions,
+    check_choices,
     new_config,
     parse_variant,
-    suggestion,
 )
-from mmjax.errors import UserError
 from mmjax.optim.build import OptimOptions
 from mmjax.tasks.rerank import RerankOptions
 from mmjax.tasks.text_classifier import ModelOptions
@@ -54,9 +53,7 @@ def get_config(variant: str = "") -> ConfigDict:
         init_from="",
         demo=False,
     )
-    if arg.text not in NAMES:
-        near = suggestion(arg.text, NAMES)
-        raise UserError(f"variant text={arg.text!r} of the config does not exist{near}.")
+    check_choices(arg, text=NAMES)
     name = "tiny, from scratch" if arg.demo else NAMES[arg.text]
     batch_size = 64 if arg.demo or arg.text == "minilm" else 32
     rate = {"bert": 2e-5, "minilm": 5e-5}[arg.text]

@@ -33,9 +33,9 @@ from mmjax.config import (
     EvalOptions,
     ObserveOptions,
     TrainOptions,
+    check_choices,
     new_config,
     parse_variant,
-    suggestion,
 )
 from mmjax.data.images import ImageOptions
 from mmjax.errors import UserError
@@ -89,17 +89,14 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     if arg.table4:
         raise no_single_run("photochat_retrieval")
-    for name, choices in (
-        ("model", MODELS),
-        ("text", TEXTS),
-        ("image", IMAGE_PRESETS),
-        ("direction", DIRECTIONS),
-        ("pooling", POOLINGS),
-    ):
-        value = getattr(arg, name)
-        if value not in choices:
-            near = suggestion(value, choices)
-            raise UserError(f"variant {name}={value!r} of the config does not exist{near}.")
+    check_choices(
+        arg,
+        model=MODELS,
+        text=TEXTS,
+        image=IMAGE_PRESETS,
+        direction=DIRECTIONS,
+        pooling=POOLINGS,
+    )
     arg.dataset = arg.dataset or ("photochat/demo" if arg.demo else "photochat")
     if arg.model == "bm25":
         return new_config(

@@ -19,7 +19,7 @@ import json
 import math
 import types
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal, TypeVar
 
 from ml_collections import ConfigDict, FieldReference
@@ -295,6 +295,14 @@ def parse_variant(text: str | None, /, **defaults: Any) -> types.SimpleNamespace
                     f"variant {key}={value!r} is not of type {kind.__name__}."
                 ) from None
     return types.SimpleNamespace(**values)
+
+
+def check_choices(variant: types.SimpleNamespace, **choices: Collection[str]) -> None:
+    """Raises UserError where a value of the variant is none of its choices."""
+    for name, known in choices.items():
+        if (value := getattr(variant, name)) not in known:
+            near = suggestion(value, filter(None, known))
+            raise UserError(f"variant {name}={value!r} of the config does not exist{near}.")
 
 
 def suggestion(word: str, known: Iterable[str]) -> str:

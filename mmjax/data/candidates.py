@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from mmjax.data.schema import Dialogue, Photo, Proposal
+from mmjax.data.schema import Dialogue, Photo, Proposal, labels_of
 from mmjax.data.sources import Source
 from mmjax.errors import UserError
 
@@ -185,4 +185,4 @@ def _photos(source: Source) -> dict[str, Photo]:
 
 
 def _content(photo: Photo) -> tuple[str, ...]:
-    return tuple(label.strip() for label in photo.labels if label.strip())
+    return tuple(labels_of(photo))

@@ -6,6 +6,7 @@ and because a run that reads texts alone should not prepare, or read, a single p
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import hashlib
 import os
@@ -66,9 +67,9 @@ class StoredSet(Mapping[str, T]):
         row = self._rows[name]
         return self.stored(self._records, row, self._digests[row].tobytes().hex())
 
+    @abc.abstractmethod
     def stored(self, records: Records, row: int, digest: str) -> T:
         """The entry of a record."""
-        raise NotImplementedError
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._rows)

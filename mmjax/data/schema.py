@@ -69,6 +69,11 @@ class Photo:
     regions: RegionFile | None = field(default=None, compare=False, repr=False)
 
 
+def labels_of(photo: Photo) -> list[str]:
+    """The labels that say something."""
+    return [label.strip() for label in photo.labels if label.strip()]
+
+
 @dataclass(frozen=True, slots=True)
 class Turn:
     """One message: `speaker` counts from 0; the text may be empty where a photo is shared."""

@@ -8,15 +8,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mmjax.losses.cross_entropy import cross_entropy
-from mmjax.losses.objective import LocalTerm, Objective
+from mmjax.losses.objective import Objective
 from mmjax.models.turn_classifier import TurnClassifier
 from mmjax.pretrained.exported import ModelFolder
 from mmjax.tasks.base import Predictor
 from mmjax.tasks.intent_examples import IntentExamples
 from mmjax.tasks.intent_export import encoder_folders
 from mmjax.tasks.intent_task import IntentTask
-from mmjax.tasks.text_classifier import load_text_classifier, text_classifier
+from mmjax.tasks.text_classifier import (
+    classifier_objective,
+    load_text_classifier,
+    text_classifier,
+)
 
 
 class EncoderIntentTask(IntentTask):
@@ -33,17 +36,8 @@ class EncoderIntentTask(IntentTask):
         )
 
     def objective(self) -> Objective:
-        return Objective([LocalTerm("intent", self._loss)])
-
-    def _loss(self, outputs: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
-        labels = batch["label"]
-        return cross_entropy(
-            outputs["logits"],
-            labels["ids"],
-            labels["mask"] * batch["weight"][:, None],
-            class_weights=(1.0, self.options.positive_weight),
-            focal_gamma=self.options.focal_gamma,
-        )
+        options = self.options
+        return classifier_objective("intent", options.positive_weight, options.focal_gamma)
 
     def predictors(self) -> Mapping[str, Predictor]:
         """Of "share": log-odds that a photo follows, [B, places], padded to the most there are."""

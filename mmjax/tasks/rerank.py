@@ -24,18 +24,22 @@ from mmjax.data.examples import Example, SkipRecord
 from mmjax.data.featurize import Ragged, buckets_up_to
 from mmjax.data.index import build_index
 from mmjax.data.perturb import INPUTS
-from mmjax.data.schema import Dialogue, Photo, Proposal
+from mmjax.data.schema import Dialogue, Photo, Proposal, labels_of
 from mmjax.data.sources import Source
 from mmjax.data.splits import Split
 from mmjax.errors import UserError
 from mmjax.evaluators import Predict, RerankEvaluator, reranked
-from mmjax.losses.cross_entropy import cross_entropy
-from mmjax.losses.objective import LocalTerm, Objective
+from mmjax.losses.objective import Objective
 from mmjax.metrics.retrieval import Ranking
 from mmjax.models.turn_classifier import TurnClassifier
 from mmjax.tasks.base import Predictor, Task
 from mmjax.tasks.retrieval_examples import RetrievalOptions, RetrievalText, shared_photo
-from mmjax.tasks.text_classifier import ModelOptions, load_text_classifier, text_classifier
+from mmjax.tasks.text_classifier import (
+    ModelOptions,
+    classifier_objective,
+    load_text_classifier,
+    text_classifier,
+)
 from mmjax.tasks.towers import check_vocabulary, fit_tokenizer, open_weights
 
 # An example's `sub` is the number of its share turn times this, plus the place of the candidate.
@@ -192,7 +196,7 @@ class RerankTask(Task):
         return query[max(0, len(query) - room) :], labels
 
     def _labels(self, photo: Photo) -> str:
-        return self.options.label_separator.join(filter(None, map(str.strip, photo.labels)))
+        return self.options.label_separator.join(labels_of(photo))
 
     def _all_texts(self, dialogue: Dialogue) -> Iterable[str]:
         yield from (turn.text for turn in dialogue.turns if turn.text)
@@ -206,16 +210,7 @@ class RerankTask(Task):
         )
 
     def objective(self) -> Objective:
-        return Objective([LocalTerm("rerank", self._loss)])
-
-    def _loss(self, outputs: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
-        labels = batch["label"]
-        return cross_entropy(
-            outputs["logits"],
-            labels["ids"],
-            labels["mask"] * batch["weight"][:, None],
-            class_weights=(1.0, self.options.positive_weight),
-        )
+        return classifier_objective("rerank", self.options.positive_weight)
 
     def predictors(self) -> Mapping[str, Predictor]:
         """Of each pair, [B]: "fit", log-odds of the network, and "proposed", the other's score."""
@@ -245,7 +240,8 @@ class RerankTask(Task):
     def answers(self, split: Split, predict: Predict, top: int) -> list[dict[str, Any]]:
         """As a retriever's, of the candidates that were looked at, by the network's score."""
         found = reranked(split.index, predict("fit", np.arange(len(split.index))))
-        asked, pool = self._asked(split), self._pool(split)
+        asked = self._asked(split)
+        pool = self._pool(asked)
         best = np.full((len(found.first), top), -1, np.int64)
         scores = np.zeros((len(found.first), top), np.float32)
         own = np.zeros(len(found.first))
@@ -270,12 +266,11 @@ class RerankTask(Task):
         """The split as retrieval sees it: an example per share turn."""
         return Split(split.source, build_index(self._text, split.source))
 
-    def _pool(self, split: Split) -> dict[str, int]:
-        """Position of each photo among the candidates of the split."""
-        asked = self._asked(split)
+    def _pool(self, asked: Split) -> dict[str, int]:
+        """Position of each photo among the candidates."""
         record, sub = asked.index.record, asked.index.sub
         shared = (
-            shared_photo(split.source[int(record[i])], int(sub[i]))[1]
+            shared_photo(asked.source[int(record[i])], int(sub[i]))[1]
             for i in self._text.pool(asked).example_of
         )
         return {photo.id: position for position, photo in enumerate(shared)}

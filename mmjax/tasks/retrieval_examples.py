@@ -20,7 +20,7 @@ from mmjax.data.featurize import Ragged
 from mmjax.data.images import ImageOptions, decode_image
 from mmjax.data.perturb import INPUTS
 from mmjax.data.regions import RegionOptions
-from mmjax.data.schema import Dialogue, Photo
+from mmjax.data.schema import Dialogue, Photo, labels_of
 from mmjax.data.splits import Split
 from mmjax.evaluators import Pool, RetrievalEvaluator, candidate_pool
 from mmjax.metrics.retrieval import RankCounts, Ranking, recall_at_k
@@ -148,7 +148,7 @@ class RetrievalText:
 
     def labels(self, dialogue: Dialogue, sub: int) -> str:
         """The text of the photo that is looked for."""
-        return self.options.label_separator.join(_labels(shared_photo(dialogue, sub)[1]))
+        return self.options.label_separator.join(labels_of(shared_photo(dialogue, sub)[1]))
 
     @property
     def identity(self) -> Mapping[str, Any]:
@@ -216,7 +216,7 @@ class RetrievalText:
         return {
             "photo": photo.id,
             "content": content[self.options.candidate],
-            "label_set": "\n".join(sorted(set(_labels(photo)))),
+            "label_set": "\n".join(sorted(set(labels_of(photo)))),
             "pixels": pixels,
         }
 
@@ -311,8 +311,3 @@ class RetrievalText:
             return decode_image(photos[name].read(), shortest=160) if name in photos else None
 
         return contact_sheet(answers, pixels=pixels)
-
-
-def _labels(photo: Photo) -> list[str]:
-    """The labels that say something."""
-    return [label.strip() for label in photo.labels if label.strip()]

@@ -6,9 +6,13 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Literal
 
+import jax
+
 from mmjax.config import limited
 from mmjax.data.tokenizers import Tokenizer
 from mmjax.errors import UserError
+from mmjax.losses.cross_entropy import cross_entropy
+from mmjax.losses.objective import LocalTerm, Objective
 from mmjax.models.turn_classifier import TurnClassifier, TurnClassifierConfig
 from mmjax.pretrained.folder import PretrainedFolder
 from mmjax.pretrained.loading import load_transformer
@@ -72,6 +76,24 @@ def text_classifier(
             f"{position.max_positions} positions."
         )
     return TurnClassifier(TurnClassifierConfig(encoder, model.hidden_dim, model.activation))
+
+
+def classifier_objective(
+    name: str, positive_weight: float = 1.0, focal_gamma: float = 0.0
+) -> Objective:
+    """Cross-entropy of the batch's "label", see `cross_entropy`; class 1 weighs so much."""
+
+    def loss(outputs: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
+        labels = batch["label"]
+        return cross_entropy(
+            outputs["logits"],
+            labels["ids"],
+            labels["mask"] * batch["weight"][:, None],
+            class_weights=(1.0, positive_weight),
+            focal_gamma=focal_gamma,
+        )
+
+    return Objective([LocalTerm(name, loss)])
 
 
 def load_text_classifier(
