@@ -22,7 +22,7 @@ from mmjax.models.presets import ENCODER_DECODER_PRESETS
 from mmjax.optim.build import OptimOptions, build_optimizer
 from mmjax.parallel.rules import partition_spec
 from mmjax.steps import make_train_step
-from mmjax.train_state import abstract_state
+from mmjax.train_state import abstract_params, abstract_state
 
 GIB = 2**30
 B, SOURCE, TARGET = 64, 512, 16
@@ -79,7 +79,8 @@ def test_a_train_step_of_t5_3b_fits_a_slice_of_32(topology, capsys):
         }
         for side, length in (("source", SOURCE), ("target", TARGET))
     }
-    module, tx = Answers(config), build_optimizer(OptimOptions(), 1000)
+    module = Answers(config)
+    tx = build_optimizer(OptimOptions(), 1000, abstract_params(module, batch))
     state, _ = abstract_state(module, batch, tx, mesh, ema=False)
     held = sum(
         x.dtype.itemsize * math.prod(x.sharding.shard_shape(x.shape))
