@@ -7,7 +7,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-EIGHT_DEVICES := XLA_FLAGS=--xla_force_host_platform_device_count=8
+# Tests compile much and compute little.
+QUICK := --xla_backend_optimization_level=0
+EIGHT_DEVICES := --xla_force_host_platform_device_count=8
 PYTEST = $(BIN)/python -m pytest -q
 FAST := -m "not slow"
 
@@ -34,13 +36,13 @@ pytest: $(VENV)/.installed-test
 		pytest-runs pytest-library pytest-mesh
 
 pytest-runs:
-	$(PYTEST) $(SELECT) tests/end_to_end tests/multiprocess
+	XLA_FLAGS='$(QUICK)' $(PYTEST) $(SELECT) tests/end_to_end tests/multiprocess
 
 pytest-library:
-	$(PYTEST) $(SELECT) tests/unit tests/parity tests/tpu
+	XLA_FLAGS='$(QUICK)' $(PYTEST) $(SELECT) tests/unit tests/parity tests/tpu
 
 pytest-mesh:
-	$(EIGHT_DEVICES) $(PYTEST) $(SELECT) tests/mesh
+	XLA_FLAGS='$(QUICK) $(EIGHT_DEVICES)' $(PYTEST) $(SELECT) tests/mesh
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
