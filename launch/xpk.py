@@ -94,7 +94,7 @@ def _delete(job: Job, commands: Commands) -> None:
 
 
 def _listed(job: Job) -> list[str]:
-    return [*_xpk(job, "list"), f"--filter-by-job=^{job.name}$"]
+    return [*_xpk(job, "list"), f"--filter-by-job={job.name}"]
 
 
 def _xpk(job: Job, verb: str) -> list[str]:
