@@ -53,7 +53,9 @@ def main(argv: Sequence[str]) -> int:
     if given.target == "here" and rest:
         raise UserError(f"{rest[0]} is not known here, and --target=here takes nothing more.")
     sweep, commands = read_sweep(given.sweep), Commands(given.dry_run)
-    missing = [name for name in sweep.variants if not _finished(given.workdir, name)]
+    # A dry run asks no bucket.
+    known = not (given.dry_run and "://" in given.workdir)
+    missing = [n for n in sweep.variants if not (known and _finished(given.workdir, n))]
     todo = {
         name: _command(given, name, number, [*arguments, *argv[cut + 1 :]], rest)
         for number, (name, arguments) in enumerate(sweep.variants.items())
@@ -144,7 +146,11 @@ def _command(
 
 
 def _finished(workdir: str, name: str) -> bool:
-    return (epath.Path(workdir) / name / "result.json").exists()
+    path = epath.Path(workdir) / name / "result.json"
+    try:
+        return path.exists()
+    except Exception as error:  # each object store has its own kind
+        raise UserError(f"{path} cannot be asked for ({error}).") from error
 
 
 def _report(workdir: str, sweep: Sweep) -> None:

@@ -3,8 +3,8 @@
     {"config": "configs/retrieval.py:demo", "table": "demo_retrieval",
      "variants": {"small-batch": ["--config.train.global_batch_size=32"], "bm25": [...]}}
 
-In a config file, `sweep()` returns the variants: a mapping as above, or a list of mappings from keys
-of the config to values, which are named by what they set.
+In a config file, `sweep()` returns the variants: a mapping as above, or a list of mappings from
+keys of the config to values, which are named by what they set.
 """
 
 from __future__ import annotations

@@ -157,7 +157,7 @@ def stop(given, _):
         if lock is not None:
             print(f"{os.uname().nodename}: stopped")
             return
-        time.sleep(0.2)
+        time.sleep(0.05)
     os.killpg(watcher, signal.SIGKILL)
     print(f"{os.uname().nodename}: killed after {given.seconds} s")
 

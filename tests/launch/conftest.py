@@ -1,0 +1,57 @@
+"""A world in which gcloud and its like are stand-ins, and in which nobody waits."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch import code as code_lib
+from launch.arguments import guarded
+from launch.commands import Commands
+
+VERSION = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def world(tmp_path, monkeypatch) -> Iterator[Any]:
+    """The stand-ins (`world.py`), first on the PATH; the code is a fixed commit."""
+    file = Path(__file__).with_name("world.py")
+    spec = importlib.util.spec_from_file_location("launch_world", file)
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(__import__("sys").modules, spec.name, module)
+    spec.loader.exec_module(module)
+    # Not tmp_path: the address of a socket must be short.
+    with tempfile.TemporaryDirectory() as folder, module.World(Path(folder)) as found:
+        monkeypatch.setenv("PATH", f"{found.bin}{os.pathsep}{os.environ['PATH']}")
+        monkeypatch.setattr(Commands, "sleep", lambda self, seconds: found.slept.append(seconds))
+        pinned = code_lib.Code(VERSION, tmp_path / "code-0123456789ab.tar.gz")
+        monkeypatch.setattr(code_lib, "pin", lambda code: pinned)
+        monkeypatch.setattr(code_lib, "warn_of_changes", lambda code, commands: None)
+        yield found
+
+
+@pytest.fixture
+def env_file(tmp_path) -> Path:
+    """A file with a secret."""
+    file = tmp_path / "env"
+    file.write_text("# keys\nWANDB_API_KEY=s3cr3t=value\n")
+    file.chmod(0o600)
+    return file
+
+
+@pytest.fixture
+def launched(capsys) -> Callable[[Any, Sequence[str]], tuple[int, str, str]]:
+    """Calls a launcher: (exit code, output, what it said)."""
+
+    def launch(module: Any, argv: Sequence[str]) -> tuple[int, str, str]:
+        code = guarded(module.main, argv)
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return launch
