@@ -80,6 +80,8 @@ def parse_slice(text: str) -> Slice:
             f"--accelerator={text!r} is not of the form GENERATION-SIZE, such as v5litepod-16."
         )
     name, number = match[1], int(match[2])
+    if name == "v5e":
+        raise UserError(f"--accelerator={text}: Google calls it v5litepod-{number}.")
     if name not in GENERATIONS:
         raise UserError(
             f"--accelerator={text}: there is no generation {name!r}{suggestion(name, GENERATIONS)}."

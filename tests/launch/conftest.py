@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -14,20 +13,16 @@ import pytest
 from launch import code as code_lib
 from launch.arguments import guarded
 from launch.commands import Commands
+from tests.launch.world import World
 
 VERSION = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture
-def world(tmp_path, monkeypatch) -> Iterator[Any]:
+def world(tmp_path, monkeypatch) -> Iterator[World]:
     """The stand-ins (`world.py`), first on the PATH; the code is a fixed commit."""
-    file = Path(__file__).with_name("world.py")
-    spec = importlib.util.spec_from_file_location("launch_world", file)
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(__import__("sys").modules, spec.name, module)
-    spec.loader.exec_module(module)
     # Not tmp_path: the address of a socket must be short.
-    with tempfile.TemporaryDirectory() as folder, module.World(Path(folder)) as found:
+    with tempfile.TemporaryDirectory() as folder, World(Path(folder)) as found:
         monkeypatch.setenv("PATH", f"{found.bin}{os.pathsep}{os.environ['PATH']}")
         monkeypatch.setattr(Commands, "sleep", lambda self, seconds: found.slept.append(seconds))
         pinned = code_lib.Code(VERSION, tmp_path / "code-0123456789ab.tar.gz")

@@ -1,5 +1,5 @@
-"""Stand-ins for gcloud, kubectl, xpk, sbatch and the like: programs on the PATH that record how they
-are called, and answer as the test told them.
+"""Stand-ins for gcloud, kubectl, xpk, sbatch and the like: programs on the PATH that record how
+they are called, and answer as the test told them.
 
 Each is a few lines that hand the call over a socket to the test's own process.
 """
