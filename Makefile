@@ -37,7 +37,7 @@ pytest-runs:
 	$(PYTEST) $(SELECT) tests/end_to_end tests/multiprocess
 
 pytest-library:
-	$(PYTEST) $(SELECT) tests/unit tests/parity tests/tpu
+	$(PYTEST) $(SELECT) tests/unit tests/launch tests/parity tests/tpu
 
 pytest-mesh:
 	$(EIGHT_DEVICES) $(PYTEST) $(SELECT) tests/mesh

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -38,6 +41,22 @@ def env_file(tmp_path) -> Path:
     file.write_text("# keys\nWANDB_API_KEY=s3cr3t=value\n")
     file.chmod(0o600)
     return file
+
+
+@pytest.fixture
+def shellcheck() -> Callable[[str], None]:
+    """Fails where shellcheck finds something in a text."""
+    where = os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]])
+    program = shutil.which("shellcheck", path=where)
+    if program is None:
+        pytest.skip("shellcheck is not installed (pip install -r requirements-test.txt)")
+
+    def check(text: str) -> None:
+        argv = [program, "--shell=bash", "-"]
+        done = subprocess.run(argv, input=text, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout
+
+    return check
 
 
 @pytest.fixture

@@ -31,10 +31,8 @@ def arguments(verb="train", behind=("--config=configs/retrieval.py",), **changed
         (arguments(accelerator=None), "train needs --accelerator=..."),
         (arguments(accelerator="v5e:4x4"), "not of the form GENERATION-SIZE"),
         (arguments(accelerator="v5p-12"), "sizes of v5p are multiples of 8"),
-        (
-            arguments(accelerator="v5lite-16"),
-            "no generation 'v5lite' (did you mean \"v5litepod\"?)",
-        ),
+        (arguments(accelerator="v5lite-16"), '(did you mean "v5litepod"?)'),
+        (arguments(accelerator="v5e-16"), "Google calls it v5litepod-16"),
         (arguments(accelerator="v6e-12"), "v6e comes in the sizes 1, 4, 8"),
         (arguments(workdir="runs/scan"), "has 4 hosts that share it, so it must be in a bucket"),
         (arguments(workdir="runs/x", accelerator="v6e-8"), "its disk with it, so it must be in a"),

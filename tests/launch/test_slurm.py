@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 
 import pytest
@@ -71,15 +70,9 @@ def test_a_job_queues_again_after_75_only(
     assert bool(world.calls_of("scontrol requeue 7")) == again
 
 
-def test_the_script_is_clean_shell(world, launched, folder, env_file):
-    shellcheck = shutil.which("shellcheck")
-    if shellcheck is None:
-        pytest.skip("shellcheck is not installed (pip install -r requirements-test.txt)")
+def test_the_script_is_clean_shell(world, launched, folder, env_file, shellcheck):
     launched(slurm, run(folder, "--relaunches=3", f"--env_file={env_file}", "--account=a b"))
-    done = subprocess.run(
-        [shellcheck, "-"], input=submitted(world), capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stdout
+    shellcheck(submitted(world))
 
 
 def test_a_job_of_that_name_is_left_alone(world, launched, folder):
