@@ -27,6 +27,7 @@ _FORMS = {
     "name": (r"[a-z]([-a-z0-9]{0,37}[a-z0-9])?", "small letters, digits and hyphens, at most 39"),
     "project": (r"([a-z0-9.-]+:)?[a-z][-a-z0-9]{4,28}[a-z0-9]", "a project id, such as my-project"),
     "zone": (r"[a-z]+-[a-z]+\d+-[a-z]", "a zone, such as us-central2-b"),
+    "worker": (r"\d{1,4}", "the number of a worker"),
     "cluster": (r"[a-z]([-a-z0-9]{0,38}[a-z0-9])?", "the name of a cluster"),
 }
 _SECRET = re.compile(r"(api[_-]?key|token|secret|passw(or)?d)=", re.IGNORECASE)

@@ -25,7 +25,10 @@ if TYPE_CHECKING:
 VERBS = ("train", "create", "setup", "run", "logs", "status", "stop", "delete")
 
 # A machine in one of these states has stopped working for us; some of them still cost money.
-GONE = ("PREEMPTED", "TERMINATED", "STOPPED", "STOPPING", "DELETING", "SUSPENDED", "FAILED")
+GONE = (
+    *("PREEMPTED", "TERMINATED", "STOPPING", "STOPPED", "DELETING"),
+    *("SUSPENDING", "SUSPENDED", "FAILED"),
+)
 
 POLL_SECONDS = 30
 # Questions in a row without an answer, while the machine is there, before we give up watching.
@@ -33,7 +36,7 @@ UNANSWERED = 10
 # Looks at the others after one worker has failed, before they are stopped.
 LOOKS_AFTER_FAILURE = 4
 
-SETUP_HINT = "workers that are not reachable yet answer a minute later: `setup` again"
+SETUP_HINT = "Workers that still boot answer a minute later: `setup` again."
 
 
 def do(machine: TpuVm, job: Job, commands: Commands) -> int:
@@ -49,7 +52,7 @@ def do(machine: TpuVm, job: Job, commands: Commands) -> int:
             code_lib.warn_of_changes(job.code, commands)
             _setup(machine, job, commands, code_lib.pin(job.code))
         elif job.verb == "logs":
-            _show_logs(machine, commands, None)
+            _show_logs(machine, commands, None, job.options.worker)
         elif job.verb == "status":
             _status(machine, commands)
         elif job.verb == "stop":
@@ -65,6 +68,8 @@ def do(machine: TpuVm, job: Job, commands: Commands) -> int:
 def _train(machine: TpuVm, job: Job, commands: Commands) -> int:
     """Creates the machine, runs, and deletes it, whatever comes in between."""
     check_outlives_machine(job)
+    if job.options.detach:
+        raise UserError("train deletes the machine at the end, so it stays: --detach is for `run`.")
     code = code_lib.pin(job.code)
     code_lib.warn_of_changes(job.code, commands)
     created: list[bool] = []
@@ -121,6 +126,8 @@ def _again(machine: TpuVm, job: Job, commands: Commands, code: code_lib.Code) ->
     """An attempt after the first: on the same machine where it is still there, else a new one."""
     state = machine.state()
     if state not in (None, *GONE):
+        # One worker may have restarted alone; the others still wait for it.
+        commands.run(machine.ssh(_worker(job, "stop", "--seconds=30")))
         return _try(machine, job, commands, code, new=False)
     if state is not None:
         machine.delete()  # its name cannot be used again before
@@ -152,7 +159,10 @@ def _setup(machine: TpuVm, job: Job, commands: Commands, code: code_lib.Code) ->
     """Copies the code and the environment file to all workers, and installs the packages there."""
     code_lib.pack(code, commands)
     folder = _folder(job)
-    commands.run(machine.ssh(["mkdir", "-p", "-m", "700", folder]))
+    try:
+        commands.run(machine.ssh(["mkdir", "-p", "-m", "700", folder]))
+    except CommandError as error:
+        raise CommandError(f"{error} {SETUP_HINT}", error.code) from error
     worker = str(code_lib.ROOT / "launch" / "worker.py")
     commands.run(machine.scp([str(code.archive), worker], f"{folder}/"))
     if job.env_file is not None:
@@ -160,10 +170,7 @@ def _setup(machine: TpuVm, job: Job, commands: Commands, code: code_lib.Code) ->
         commands.run(machine.ssh(["rm", "-f", f"{folder}/env"]))
         commands.run(machine.scp([str(job.env_file)], f"{folder}/env"))
     setup = _worker(job, "setup", f"--version={code.version}", "--requirement=jax[tpu]")
-    try:
-        commands.run(machine.ssh(setup))
-    except CommandError as error:
-        raise CommandError(f"{error} ({SETUP_HINT})", error.code) from error
+    commands.run(machine.ssh(setup))
 
 
 def _follow(machine: TpuVm, job: Job, commands: Commands) -> int | None:
@@ -233,14 +240,14 @@ def _status(machine: TpuVm, commands: Commands) -> None:
             print(f"{w['host']}: {w['state']}{code}")
 
 
-def _show_logs(machine: TpuVm, commands: Commands, begin: int | None) -> int:
-    """Prints the first worker's log from a byte on; returns the next one to ask for."""
+def _show_logs(machine: TpuVm, commands: Commands, begin: int | None, worker: str = "0") -> int:
+    """Prints a worker's log from a byte on; returns the next one to ask for."""
     where = [] if begin is None else [f"--begin={begin}"]
-    told = commands.ask(machine.ssh(_worker(machine.job, "logs", *where), worker="0"))
+    told = commands.ask(machine.ssh(_worker(machine.job, "logs", *where), worker=worker))
     for record in _records(told, "LOG "):
         print(record["text"], end="", flush=True)
         if record["more"]:
-            return _show_logs(machine, commands, record["next"])
+            return _show_logs(machine, commands, record["next"], worker)
         begin = record["next"]
     return begin or 0
 

@@ -36,6 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--spot", action="store_true", help="cheaper; can be taken away any time")
     parser.add_argument("--keep", action="store_true", help="a failure does not delete the machine")
     parser.add_argument("--detach", action="store_true", help="run: start it and come back")
+    parser.add_argument("--worker", default="0", help="logs: whose; default: the first")
     parser.add_argument("--internal_ip", action="store_true", help="reach workers inside the VPC")
 
 

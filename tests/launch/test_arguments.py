@@ -44,6 +44,8 @@ def arguments(verb="train", behind=("--config=configs/retrieval.py",), **changed
         (arguments(behind=("--config=a.py", "--wandb_api_key=1")), "looks like a secret"),
         (arguments(verb="fly"), "invalid choice: 'fly'"),
         (arguments(env_file="/nowhere"), "--env_file=/nowhere cannot be read"),
+        ([*arguments()[:1], "--detach", *arguments()[1:]], "--detach is for `run`"),
+        (arguments(worker="first"), "is not the number of a worker"),
         (arguments(colour="red"), "unrecognized arguments: --colour=red"),
     ],
 )
