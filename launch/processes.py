@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
 from launch.exit_codes import DONE, PREEMPTED, as_exit_code
@@ -68,28 +68,9 @@ class Group:
         return codes
 
     def _start(self, number: int, argv: Sequence[str], environment: Mapping[str, str]) -> None:
-        process = subprocess.Popen(
-            list(argv),
-            env=dict(environment),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # signals of the terminal come through us, once
+        self._running[number] = start(
+            argv, str(number), lambda code: self._ended.put((number, code)), environment
         )
-        self._running[number] = process
-        threading.Thread(target=self._watch, args=(number, process), daemon=True).start()
-
-    def _watch(self, number: int, process: subprocess.Popen) -> None:
-        lines = threading.Thread(target=_copy_lines, args=(process.stdout, number), daemon=True)
-        lines.start()
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
-        # What it has started itself (workers that load data) must not outlive it, or hold the pipe.
-        _signal_group(process, signal.SIGKILL)
-        code = process.wait()
-        lines.join()
-        self._ended.put((number, code))
 
     def _next(self, deadline: float | None) -> int:
         """The exit code of the process that ends next. Raises queue.Empty after the deadline."""
@@ -119,12 +100,51 @@ class Group:
                 signal.signal(number, handler)
 
 
+def start(
+    argv: Sequence[str],
+    mark: str,
+    ended: Callable[[int], Any],
+    environment: Mapping[str, str] | None = None,
+) -> subprocess.Popen:
+    """Starts a command that signals reach only through us, not from the terminal as well.
+
+    Args:
+      mark: stands before each of its lines.
+      ended: called in a thread of its own with the return code, once its lines are written.
+      environment: None: ours.
+    """
+    process = subprocess.Popen(
+        list(argv),
+        env=None if environment is None else dict(environment),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+    threading.Thread(target=_watch, args=(process, mark, ended), daemon=True).start()
+    return process
+
+
+def _watch(process: subprocess.Popen, mark: str, ended: Callable[[int], Any]) -> None:
+    lines = threading.Thread(target=_copy_lines, args=(process.stdout, mark), daemon=True)
+    lines.start()
+    with contextlib.suppress(ChildProcessError):  # it was waited for while it was signalled
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    # What it has started itself (workers that load data) must not outlive it, or hold the pipe.
+    _signal_group(process, signal.SIGKILL)
+    code = process.wait()
+    lines.join()
+    ended(code)
+
+
 def _signal_group(process: subprocess.Popen, number: int) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(process.pid, number)
 
 
-def _copy_lines(source: IO[str], number: int) -> None:
+def _copy_lines(source: IO[str], mark: str) -> None:
     for line in source:
-        sys.stdout.write(f"[{number}] {line}")
+        sys.stdout.write(f"[{mark}] {line}")
         sys.stdout.flush()

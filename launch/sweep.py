@@ -18,7 +18,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,7 +26,7 @@ from etils import epath
 from launch.arguments import guarded
 from launch.commands import Commands
 from launch.exit_codes import DONE, as_exit_code, combined
-from launch.processes import PASSED_ON
+from launch.processes import PASSED_ON, start
 from launch.variants import Sweep, read_sweep
 from mmjax.errors import UserError
 
@@ -106,23 +105,7 @@ class Pool:
 
     def _start(self, name: str, command: Sequence[str]) -> None:
         print(f"launch: {name}: {shlex.join(command)}", file=sys.stderr, flush=True)
-        process = subprocess.Popen(
-            list(command),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            start_new_session=True,  # signals of the terminal come through us, once
-        )
-        self._running[name] = process
-        threading.Thread(target=self._watch, args=(name, process), daemon=True).start()
-
-    def _watch(self, name: str, process: subprocess.Popen) -> None:
-        for line in process.stdout:
-            sys.stdout.write(f"[{name}] {line}")
-            sys.stdout.flush()
-        self._ended.put((name, process.wait()))
+        self._running[name] = start(command, name, lambda code: self._ended.put((name, code)))
 
     def _pass_on(self, number: int, _: Any) -> None:
         self._stopping = True

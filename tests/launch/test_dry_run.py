@@ -46,7 +46,7 @@ def printed(world, launched, tmp_path, module):
         parts.append(f"# {module.__name__.rpartition('.')[2]} {verb}\n{out}")
     assert world.calls == []
     text = "\n".join(parts)
-    for path, shown in ((tmp_path, "/cache"), (ROOT, "/mmjax"), (sys.executable, "python")):
+    for path, shown in ((tmp_path, "/cache"), (sys.executable, "python"), (ROOT, "/mmjax")):
         text = text.replace(str(path), shown)
     return text
 

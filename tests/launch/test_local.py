@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from launch import local
@@ -28,7 +30,7 @@ def run(tmp_path, monkeypatch, capsys):
         (folder / "__init__.py").touch()
         (folder / "main.py").write_text(MAIN.format(body=body))
         monkeypatch.chdir(tmp_path)
-        monkeypatch.setattr(Group.__init__, "__defaults__", (0.2, 0.2))
+        monkeypatch.setattr(Group.__init__, "__defaults__", (0.2, 60))
         argv = [f"--processes={processes}", "--platform=cpu", *options, "--workdir=r"]
         code = local.main(["run", *argv, "--", "--config=a.py"])
         return code, capsys.readouterr().out
@@ -52,7 +54,7 @@ def test_exit_codes_are_kept(run, code):
 
 
 def test_the_sentence_to_the_user_stands_above_what_it_brought_down(run):
-    assert run("sys.exit(2 if number else 1)")[0] == 2
+    assert run("sys.exit(2) if number else signal.pause()")[0] == 2
     assert combined([137, 2, 0]) == 2
     assert combined([0, -9, 1]) == 137
     assert combined([75, 0, 75]) == 75
@@ -69,10 +71,12 @@ def test_one_that_does_not_listen_is_killed(run):
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGINT", "SIGHUP"])
-def test_signals_reach_all_and_the_run_is_not_started_again(run, name):
+def test_signals_reach_all_and_the_run_is_not_started_again(run, tmp_path, name):
     blocked = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])"
+    os.mkfifo(tmp_path / "both are ready")
+    meet = "open('both are ready', 'r' if number else 'w').close()"
     tell = f"if number == 1: os.kill(os.getppid(), signal.{name})"
-    code, out = run(f"{blocked}\n{tell}\n{SAVES_WHEN_ASKED}", "--relaunches=3")
+    code, out = run(f"{blocked}\n{meet}\n{tell}\n{SAVES_WHEN_ASKED}", "--relaunches=3")
     assert code == 75
     assert out.count("process 0 of 2") == 1
 
