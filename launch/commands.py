@@ -57,7 +57,9 @@ class Commands:
             self._show(argv, stdin if shown is None else shown)
             return
         _check_installed(argv[0])
-        code = subprocess.run(list(argv), input=stdin, text=True, check=False).returncode
+        # No terminal: a program that would ask a question fails instead of waiting for an answer.
+        given = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
+        code = subprocess.run(list(argv), text=True, check=False, **given).returncode
         if code:
             raise CommandError(
                 f"`{shlex.join(argv)}` failed with exit code {code}; its reason stands above.", code

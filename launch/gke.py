@@ -44,8 +44,9 @@ def main(argv: Sequence[str]) -> int:
     elif job.verb == "status":
         commands.run(["kubectl", "get", "jobset,pods", _selector(job.name), "--output=wide"])
     elif job.verb == "stop":
-        if _found(job, commands, assume="{}") is None:
-            commands.say(f"{job.name} is not there: nothing to stop")
+        found = _found(job, commands, assume="{}")
+        if found is None or found.get("status", {}).get("terminalState"):
+            commands.say(f"{job.name} does not run: nothing to stop")
         else:
             commands.run(_patch(job, SUSPEND))
     else:
@@ -66,6 +67,11 @@ def _run(job: Job, commands: Commands) -> int:
     wanted = _manifest(job)
     found = _found(job, commands)
     if found is not None and found["spec"].get("suspend"):
+        if _what_runs(found) != _what_runs(wanted):
+            raise UserError(
+                f"the JobSet {job.name} was stopped with another commit or other arguments: give "
+                "the same ones, or `delete` it first."
+            )
         commands.run(_patch(job, RESUME))
     elif found is not None:
         raise UserError(
@@ -162,6 +168,13 @@ def _found(job: Job, commands: Commands, assume: str = "") -> dict[str, Any] | N
 
 def _manifest(job: Job) -> dict[str, Any]:
     return jobset.manifest(job, image.name_of(job, code_lib.pin(job.code)))
+
+
+def _what_runs(record: dict[str, Any]) -> tuple[str, list[str]]:
+    """(image, command) of a JobSet."""
+    job = record["spec"]["replicatedJobs"][0]["template"]["spec"]
+    container = job["template"]["spec"]["containers"][0]
+    return container["image"], container["command"]
 
 
 def _patch(job: Job, change: str) -> list[str]:

@@ -233,7 +233,8 @@ def _workers(machine: TpuVm, job: Job, commands: Commands) -> list[dict[str, Any
 
 def _status(machine: TpuVm, commands: Commands) -> None:
     state = machine.state(assume="READY")
-    print(f"{machine.job.name}: {state or 'not there'}")
+    if not commands.dry_run:
+        print(f"{machine.job.name}: {state or 'not there'}")
     if state not in (None, *GONE):
         for w in _records(commands.ask(machine.ssh(_worker(machine.job, "status"))), "STATUS "):
             code = "" if w["code"] is None else f" with exit code {w['code']}"

@@ -124,8 +124,12 @@ def test_stop_suspends_and_run_continues(world, launched):
     world.answer("get jobset", jobset())
     assert launched(gke, ["stop", *COMMON])[0] == 0
     assert '"suspend":true' in world.calls[-1]
-    world.answer("get jobset", jobset(suspend=True))
+    stopped = json.loads(launched(gke, ["manifest", *run()[1:]])[1])
+    stopped["spec"]["suspend"] = True
+    world.answer("get jobset", json.dumps(stopped), times=2)
     world.answer("get jobset", jobset("Completed"))
+    code, _, said = launched(gke, [*run(), "--config.seed=3"])
+    assert (code, "with another commit or other arguments" in said) == (2, True)
     assert launched(gke, run())[0] == 0
     assert world.calls_of('"suspend":false')
     assert not world.calls_of("apply")
