@@ -26,7 +26,7 @@ FINAL = (1, USER_ERROR, 3, INTERRUPTED)
 def manifest(job: Job, image: str) -> dict[str, Any]:
     """The JobSet as Kubernetes reads it.
 
-    The exit codes of FINAL fail it. Everything else, 75 and a node that is taken away among it,
+    The exit codes of FINAL fail it. Everything else, 75, 69 and a node that is taken away among it,
     starts all pods again, at most `job.relaunches` times.
 
     Args:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from launch import code as code_lib
 from launch.arguments import Job, check_outlives_machine
 from launch.commands import CommandError, Commands
-from launch.exit_codes import DONE, INTERRUPTED, PREEMPTED, combined
+from launch.exit_codes import AGAIN, DONE, INTERRUPTED, PREEMPTED, combined
 from launch.relaunch import VANISHED, Stopped, supervise
 from mmjax.errors import UserError
 
@@ -206,7 +206,7 @@ def _follow(machine: TpuVm, job: Job, commands: Commands) -> int | None:
             return code
         if any(w["state"] in ("lost", "none") for w in workers):
             return VANISHED
-        if combined(ended) not in (DONE, PREEMPTED):
+        if combined(ended) not in (DONE, *AGAIN):
             looks += 1
             if looks > LOOKS_AFTER_FAILURE:
                 commands.say("a worker failed and others hang: all are stopped")

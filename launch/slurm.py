@@ -21,7 +21,7 @@ from pathlib import PurePosixPath
 from launch import code as code_lib
 from launch.arguments import Job, guarded, parse
 from launch.commands import Commands
-from launch.exit_codes import DONE, PREEMPTED
+from launch.exit_codes import AGAIN, DONE
 from mmjax.errors import UserError
 
 VERBS = ("setup", "run", "logs", "status", "stop", "delete")
@@ -86,10 +86,12 @@ def script(job: Job, code: code_lib.Code) -> str:
             "trap : TERM",
             shlex.join(run),
             "code=$?",
-            f'if [ "$code" -eq {PREEMPTED} ] && [ ! -e {shlex.quote(_stopped(job))} ] &&',
-            f'  [ "${{SLURM_RESTART_COUNT:-0}}" -lt {job.relaunches} ]; then',
-            '  scontrol requeue "$SLURM_JOB_ID"',
-            "fi",
+            f'case "$code" in {"|".join(map(str, AGAIN))})',
+            f"  if [ ! -e {shlex.quote(_stopped(job))} ] &&",
+            f'    [ "${{SLURM_RESTART_COUNT:-0}}" -lt {job.relaunches} ]; then',
+            '    scontrol requeue "$SLURM_JOB_ID"',
+            "  fi",
+            "esac",
             'exit "$code"',
             "",
         ]

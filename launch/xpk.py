@@ -20,7 +20,7 @@ from launch import code as code_lib
 from launch import image
 from launch.arguments import Job, guarded, parse
 from launch.commands import CommandError, Commands
-from launch.exit_codes import DONE, PREEMPTED
+from launch.exit_codes import AGAIN, DONE
 from launch.gke import logs_command
 from launch.jobset import GRACE_SECONDS
 from mmjax.errors import UserError
@@ -60,7 +60,7 @@ def _run(job: Job, commands: Commands) -> int:
         f"--docker-image={wanted}",
         f"--max-restarts={job.relaunches}",
         # By itself XPK restarts after 42 and 127 to 255: nodes that are taken away.
-        f"--restart-on-exit-codes={PREEMPTED}",
+        f"--restart-on-exit-codes={','.join(map(str, AGAIN))}",
         f"--termination-grace-period-seconds={GRACE_SECONDS}",
         *([f"--env-file={job.env_file}"] if job.env_file else []),
         f"--command={command}",

@@ -50,7 +50,7 @@ def test_the_jobset_has_a_pod_per_host_and_restarts_after_preemption_only(world,
     assert policy["maxRestarts"] == 5
     job = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
     assert (job["parallelism"], job["completions"], job["backoffLimit"]) == (4, 4, 0)
-    # A failure of these codes is final; 75, 137 and a lost node are not among them.
+    # A failure of these codes is final; 75, 69, 137 and a lost node are not among them.
     (rule,) = job["podFailurePolicy"]["rules"]
     assert rule["onExitCodes"]["values"] == [1, 2, 3, 130]
     assert policy["rules"][0]["onJobFailureReasons"] == ["PodFailurePolicy"]
@@ -158,7 +158,7 @@ def test_xpk_restarts_after_preemption_and_waits_for_the_end(world, launched):
     code, _, _ = launched(xpk, run("--cluster=c", "--relaunches=5"))
     assert code == 0
     _, create, wait = world.calls
-    assert "--max-restarts=5 --restart-on-exit-codes=75" in create
+    assert "--max-restarts=5 --restart-on-exit-codes=75,69" in create
     assert f"--docker-image={TAGGED}" in create
     assert "--tpu-type=v5litepod-16" in create
     assert "'--command=python -m mmjax.main --config=configs/retrieval.py:model=scan" in create

@@ -58,6 +58,8 @@ def test_the_sentence_to_the_user_stands_above_what_it_brought_down(run):
     assert combined([137, 2, 0]) == 2
     assert combined([0, -9, 1]) == 137
     assert combined([75, 0, 75]) == 75
+    assert combined([69, 75, 1, 69]) == 1
+    assert combined([69, 75]) == 69
 
 
 def test_all_end_when_one_dies(run):

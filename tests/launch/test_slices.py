@@ -147,6 +147,13 @@ def test_relaunches_are_bounded_and_end_with_75(world, launched):
     assert world.machines == {}
 
 
+def test_a_run_that_lost_a_process_goes_on_too(world, launched):
+    tell_status(world, "exited", 69)
+    tell_status(world, "exited", 0)
+    code, _, said = launched(tpu_vm, train("--relaunches=1"))
+    assert (code, "a process of the run was lost" in said) == (0, True)
+
+
 @pytest.mark.parametrize("exit_code", [1, 2, 3, 137])
 def test_any_other_exit_code_is_reported_and_not_tried_again(world, launched, exit_code):
     tell_status(world, "exited", exit_code, times=9)

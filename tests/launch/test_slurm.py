@@ -55,8 +55,14 @@ def test_one_process_per_gpu_with_time_to_save(world, launched, folder):
 
 @pytest.mark.parametrize(
     ("exit_code", "restarts", "stopped", "again"),
-    [(75, 0, False, True), (75, 3, False, False), (75, 0, True, False), (1, 0, False, False)],
-    ids=["preempted", "used up", "stopped by hand", "failed"],
+    [
+        (75, 0, False, True),
+        (69, 0, False, True),
+        (75, 3, False, False),
+        (75, 0, True, False),
+        (1, 0, False, False),
+    ],
+    ids=["preempted", "lost a process", "used up", "stopped by hand", "failed"],
 )
 def test_a_job_queues_again_after_75_only(
     world, launched, folder, exit_code, restarts, stopped, again
