@@ -31,7 +31,8 @@ def execute(world, text, **environment):
     for program in ("srun", "scontrol"):
         world.add_program(program)
     environment = {**os.environ, "SLURM_JOB_ID": "7", **environment}
-    return subprocess.run(["bash"], input=text, text=True, env=environment, check=False).returncode
+    argv = ["bash", "-c", text]
+    return subprocess.run(argv, stdin=subprocess.DEVNULL, env=environment, check=False).returncode
 
 
 def test_one_process_per_gpu_with_time_to_save(world, launched, folder):
