@@ -93,7 +93,12 @@ def parse(
       UserError: a value that cannot be, or one that is missing.
     """
     own, arguments = _split(argv)
-    parser = _Parser(prog=f"python -m launch.{target}", description=about)
+    parser = _Parser(
+        prog=f"python -m launch.{target}",
+        description=about,
+        epilog="What stands behind `--` is for mmjax.main.",
+        allow_abbrev=False,
+    )
     parser.add_argument("verb", choices=verbs, help="what to do")
     parser.add_argument("--name", default="mmjax", help="of the machine, job or workload")
     if cloud:
