@@ -150,7 +150,7 @@ def _try(
         commands.run(machine.ssh(start))
         return DONE if job.options.detach else _follow(machine, job, commands)
     except CommandError:
-        if _is_gone(machine):
+        if _is_there(machine) is False:
             return VANISHED
         raise
 
@@ -188,9 +188,14 @@ def _follow(machine: TpuVm, job: Job, commands: Commands) -> int | None:
             workers = _workers(machine, job, commands)
             unanswered = 0
         except CommandError as error:
-            unanswered += 1
-            if _is_gone(machine):
+            there = _is_there(machine)
+            if there is False:
                 return VANISHED
+            if there is None:
+                # Nothing can be watched now, and nothing deleted: the run goes on without us.
+                commands.say(f"{error} Looking again: see to the network, or `gcloud auth login`.")
+                continue
+            unanswered += 1
             if unanswered > UNANSWERED:
                 raise UserError(
                     f"{job.name} is there, but does not answer ({error}); the run may go on: "
@@ -215,11 +220,12 @@ def _follow(machine: TpuVm, job: Job, commands: Commands) -> int | None:
                 return combined(ended)
 
 
-def _is_gone(machine: TpuVm) -> bool:
+def _is_there(machine: TpuVm) -> bool | None:
+    """None where Google does not answer: we may be the ones without a network."""
     try:
-        return machine.state() in (None, *GONE)
+        return machine.state() not in (None, *GONE)
     except CommandError:
-        return False  # we may be the ones without a network
+        return None
 
 
 def _workers(machine: TpuVm, job: Job, commands: Commands) -> list[dict[str, Any]]:
@@ -257,7 +263,10 @@ def _records(told: str, mark: str) -> Iterator[dict[str, Any]]:
     """The worker's lines among those of ssh and gcloud."""
     for line in told.splitlines():
         if line.startswith(mark):
-            yield json.loads(line[len(mark) :])
+            try:
+                yield json.loads(line[len(mark) :])
+            except ValueError as error:
+                raise CommandError(f"a worker's answer cannot be read ({error}).", 1) from error
 
 
 def _worker(job: Job, verb: str, *rest: str) -> list[str]:

@@ -69,6 +69,8 @@ def main(argv: Sequence[str]) -> int:
     for name in missing:
         if not _finished(given.workdir, name):
             came_to = f"exit code {codes[name]}" if name in codes else "not started"
+            if codes.get(name) == DONE:
+                came_to = "its command is done, its result still to come"
             commands.say(f"{name}: not finished ({came_to})")
     _report(given.workdir, sweep)
     return combined(list(codes.values()))

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from launch import gke, local, queued, slurm, sweep, tpu_vm, xpk
 from launch.accelerators import parse_slice
 
+ROOT = Path(__file__).resolve().parents[2]
 GOOD = {
     "--name": "scan",
     "--project": "my-project",
@@ -123,6 +128,13 @@ def test_a_secret_that_others_can_read_is_refused(world, launched, env_file):
     env_file.write_text("GOOD=1\nexport KEY=s3cr3t\n")
     code, _, said = launched(queued, arguments(env_file=env_file))
     assert (code, "line 2 is not of the form" in said, "s3cr3t" in said) == (2, True, False)
+
+
+def test_a_launcher_is_a_command():
+    argv = [sys.executable, "-m", "launch.tpu_vm", "status", "--zone=us-west4-a"]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "launch: status needs --project=....\n"
 
 
 @pytest.mark.parametrize(

@@ -191,15 +191,17 @@ def test_one_failed_worker_stops_those_that_hang(world, launched):
     assert world.machines == {}
 
 
-def test_a_lost_connection_is_not_a_lost_machine(world, launched):
+def test_a_lost_connection_is_not_a_lost_machine(world, launched, monkeypatch):
+    monkeypatch.setattr(slices, "UNANSWERED", 2)
     world.answer(" list ", "[]")  # before it is created
-    world.answer(r"worker\.py logs", code=255, times=3)
-    world.answer(" list ", code=1, err="network is unreachable\n", times=3)
+    world.answer(r"worker\.py logs", code=255, times=5)
+    world.answer(" list ", code=1, err="network is unreachable\n", times=5)
     tell_status(world, "exited", 0)
     code, _, said = launched(tpu_vm, train("--relaunches=1"))
     assert code == 0
     assert len(world.calls_of("worker.py start")) == 1
     assert "relaunch" not in said
+    assert "see to the network" in said
 
 
 def test_a_machine_that_never_answers_is_given_up_and_deleted(world, launched, monkeypatch):
