@@ -169,7 +169,7 @@ def _check(job: Job, *, cloud: bool, tpu: bool) -> None:
     if job.verb in RUNNING and not job.workdir:
         needed.append("workdir")
     if needed:
-        raise UserError(f"{job.verb} needs {' and '.join(f'--{n}=...' for n in needed)}.")
+        raise UserError(f"{job.verb} needs {' and '.join(f'--{n}' for n in needed)}.")
     if job.relaunches < 0:
         raise UserError(f"--relaunches={job.relaunches} must be at least 0.")
     if job.env_file is not None:

@@ -32,8 +32,8 @@ def arguments(verb="train", behind=("--config=configs/retrieval.py",), **changed
         (arguments(name="Scan_1"), "--name='Scan_1' is not small letters"),
         (arguments(zone="us-west4"), "--zone='us-west4' is not a zone"),
         (arguments(project="My Project"), "is not a project id"),
-        (arguments(project=None, zone=None), "needs --project=... and --zone=..."),
-        (arguments(accelerator=None), "train needs --accelerator=..."),
+        (arguments(project=None, zone=None), "needs --project and --zone."),
+        (arguments(accelerator=None), "train needs --accelerator."),
         (arguments(accelerator="v5e:4x4"), "not of the form GENERATION-SIZE"),
         (arguments(accelerator="v5p-12"), "sizes of v5p are multiples of 8"),
         (arguments(accelerator="v5lite-16"), '(did you mean "v5litepod"?)'),
@@ -41,7 +41,7 @@ def arguments(verb="train", behind=("--config=configs/retrieval.py",), **changed
         (arguments(accelerator="v6e-12"), "v6e comes in the sizes 1, 4, 8"),
         (arguments(workdir="runs/scan"), "has 4 hosts that share it, so it must be in a bucket"),
         (arguments(workdir="runs/x", accelerator="v6e-8"), "its disk with it, so it must be in a"),
-        (arguments(workdir=None), "needs --workdir=..."),
+        (arguments(workdir=None), "train needs --workdir."),
         (arguments(relaunches=-1), "--relaunches=-1 must be at least 0"),
         (arguments(relaunches="many"), "invalid int value"),
         (arguments(behind=()), "stands behind `--`"),
@@ -134,7 +134,7 @@ def test_a_launcher_is_a_command():
     argv = [sys.executable, "-m", "launch.tpu_vm", "status", "--zone=us-west4-a"]
     done = subprocess.run(argv, capture_output=True, text=True, check=False, cwd=ROOT)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "launch: status needs --project=....\n"
+    assert done.stderr == "launch: status needs --project.\n"
 
 
 @pytest.mark.parametrize(
