@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,7 @@ VERSION = "0123456789abcdef0123456789abcdef01234567"
 @pytest.fixture
 def world(tmp_path, monkeypatch) -> Iterator[World]:
     """The stand-ins (`world.py`), first on the PATH; the code is a fixed commit."""
-    # Not tmp_path: the address of a socket must be short.
-    with tempfile.TemporaryDirectory() as folder, World(Path(folder)) as found:
+    with World(tmp_path / "world") as found:
         monkeypatch.setenv("PATH", f"{found.bin}{os.pathsep}{os.environ['PATH']}")
         monkeypatch.setattr(Commands, "sleep", lambda self, seconds: found.slept.append(seconds))
         pinned = code_lib.Code(VERSION, tmp_path / "code-0123456789ab.tar.gz")

@@ -11,28 +11,25 @@ import json
 import re
 import shlex
 import socketserver
-import sys
 import threading
 from pathlib import Path
 from typing import Any
 
 PROGRAMS = ("gcloud", "kubectl", "xpk", "sbatch", "squeue", "scancel", "git")
 
-# Without imports that take longer than the call; `git` and `gcloud` are given no input.
-CLIENT = """#!{python} -IS
-import _socket, sys
-told = "" if sys.stdin.isatty() else sys.stdin.read()
-s = _socket.socket(_socket.AF_UNIX)
-s.connect({address!r})
-s.sendall("\\0".join(["{program}", *sys.argv[1:], told]).encode())
-s.shutdown(_socket.SHUT_WR)
-answer = b""
-while part := s.recv(65536):
-    answer += part
-code, out, err = answer.decode().split("\\0")
-sys.stdout.write(out)
-sys.stderr.write(err)
-sys.exit(int(code))
+# Bash alone, since starting an interpreter for each call would take longer than all the rest.
+# Every text of the conversation ends with a NUL.
+CLIENT = """#!/bin/bash
+told=
+[ -t 0 ] || IFS= read -r -d '' told
+exec 3<>/dev/tcp/127.0.0.1/{port}
+printf '%s\\0' "$(($# + 1))" {program} "$@" "$told" >&3
+IFS= read -r -d '' code <&3
+IFS= read -r -d '' out <&3
+IFS= read -r -d '' err <&3
+printf %s "$out"
+printf %s "$err" >&2
+exit "$code"
 """
 
 
@@ -74,13 +71,12 @@ class World:
         self.slept: list[float] = []
         self.recorded: list[Call] = []
         self._answers: list[Answer] = []
-        self._address = str(folder / "socket")
 
     def __enter__(self) -> World:
+        self._server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), _handler(self))
         self.bin.mkdir(parents=True)
         for program in PROGRAMS:
             self.add_program(program)
-        self._server = socketserver.ThreadingUnixStreamServer(self._address, _handler(self))
         threading.Thread(target=self._server.serve_forever, args=(0.01,), daemon=True).start()
         return self
 
@@ -90,8 +86,7 @@ class World:
 
     def add_program(self, program: str) -> None:
         file = self.bin / program
-        text = CLIENT.format(python=sys.executable, address=self._address, program=program)
-        file.write_text(text)
+        file.write_text(CLIENT.format(port=self._server.server_address[1], program=program))
         file.chmod(0o755)
 
     def answer(self, match: str, out: str = "", **more: Any) -> None:
@@ -134,8 +129,11 @@ class World:
 def _handler(world: World) -> type[socketserver.StreamRequestHandler]:
     class Handler(socketserver.StreamRequestHandler):
         def handle(self) -> None:
-            *argv, stdin = self.rfile.read().decode().split("\0")
-            code, out, err = world.called(Call(tuple(argv), stdin))
-            self.wfile.write(f"{code}\0{out}\0{err}".encode())
+            argv = [self._text() for _ in range(int(self._text()))]
+            code, out, err = world.called(Call(tuple(argv), self._text()))
+            self.wfile.write(f"{code}\0{out}\0{err}\0".encode())
+
+        def _text(self) -> str:
+            return b"".join(iter(lambda: self.rfile.read(1), b"\0")).decode()
 
     return Handler
