@@ -62,6 +62,10 @@ def setup(given, _):
     wanted = [(code / "requirements.txt").read_bytes(), given.requirement.encode()]
     ready, digest = FOLDER / "packages", hashlib.sha256(b"\n".join(wanted)).hexdigest()
     if not ready.exists() or ready.read_text() != digest:
+        if _lock() is None:
+            raise RefusedError("a run goes on this worker with other packages: stop it first")
+        if ready.exists():
+            ready.unlink()  # until the new ones are whole
         _install(code / "requirements.txt", given.requirement)
         ready.write_text(digest)
     print(f"{os.uname().nodename}: code {given.version[:12]}, packages {digest[:12]}")

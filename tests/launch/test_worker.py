@@ -87,6 +87,9 @@ def test_stop_lets_it_save(worker):
     assert worker.status()["state"] == "running"
     again = worker.start("wait")
     assert (again.returncode, "goes already" in again.stdout) == (0, True)
+    (worker.code / "requirements.txt").touch()
+    changed = worker.call("setup", VERSION, "--requirement=jax")
+    assert (changed.returncode, "with other packages" in changed.stderr) == (2, True)
     other = worker.start("0")
     assert (other.returncode, "another run goes on this worker" in other.stderr) == (2, True)
     assert "stopped" in worker.call("stop").stdout
