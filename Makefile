@@ -39,7 +39,7 @@ pytest-runs:
 	XLA_FLAGS='$(QUICK)' $(PYTEST) $(SELECT) tests/end_to_end tests/multiprocess
 
 pytest-library:
-	XLA_FLAGS='$(QUICK)' $(PYTEST) $(SELECT) tests/unit tests/parity tests/tpu
+	XLA_FLAGS='$(QUICK)' $(PYTEST) $(SELECT) tests/unit tests/launch tests/parity tests/tpu
 
 pytest-mesh:
 	XLA_FLAGS='$(QUICK) $(EIGHT_DEVICES)' $(PYTEST) $(SELECT) tests/mesh

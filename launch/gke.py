@@ -1,0 +1,201 @@
+"""A Kubernetes cluster with TPUs: the run is a JobSet, which Kubernetes restarts by itself.
+
+    python -m launch.gke setup --image=REGION-docker.pkg.dev/P/REPOSITORY/mmjax [common arguments]
+    python -m launch.gke run --name=scan --project=P --zone=Z --accelerator=v5litepod-16 \\
+        --image=... --relaunches=20 --workdir=gs://BUCKET/runs/scan -- --config=...
+
+Verbs: `setup` builds the image, `manifest` prints what `run` applies, then `logs`, `status`, `stop`
+(saves; `run` continues) and `delete`. `kubectl` must point to the cluster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from launch import code as code_lib
+from launch import image, jobset
+from launch.arguments import Job, guarded, parse
+from launch.commands import CommandError, Commands
+from launch.env_file import read_env_file
+from launch.exit_codes import DONE, PREEMPTED, combined
+from mmjax.errors import UserError
+
+VERBS = ("setup", "manifest", "run", "logs", "status", "stop", "delete")
+POLL_SECONDS = 30
+UNANSWERED = 10
+SUSPEND, RESUME = ('{"spec":{"suspend":true}}', '{"spec":{"suspend":false}}')
+
+
+def main(argv: Sequence[str]) -> int:
+    job = parse("gke", "Runs mmjax in a Kubernetes cluster.", VERBS, argv, _add_arguments)
+    commands = Commands(job.dry_run)
+    if job.verb == "setup":
+        image.build(job, commands)
+    elif job.verb == "manifest":
+        print(_text(_manifest(job)))
+    elif job.verb == "run":
+        return _run(job, commands)
+    elif job.verb == "logs":
+        commands.run(logs_command(job.name))
+    elif job.verb == "status":
+        commands.run(["kubectl", "get", "jobset,pods", _selector(job.name), "--output=wide"])
+    elif job.verb == "stop":
+        found = _found(job, commands, assume="{}")
+        if found is None or found.get("status", {}).get("terminalState"):
+            commands.say(f"{job.name} does not run: nothing to stop")
+        else:
+            commands.run(_patch(job, SUSPEND))
+    else:
+        _delete(job, commands)
+    return DONE
+
+
+def logs_command(name: str) -> list[str]:
+    """The command that follows the logs of all pods of a JobSet."""
+    return [
+        *("kubectl", "logs", _selector(name), "--prefix", "--follow"),
+        *("--tail=200", "--max-log-requests=1000"),
+    ]
+
+
+def _run(job: Job, commands: Commands) -> int:
+    """Applies the JobSet, or continues one that was stopped, and waits for its end."""
+    wanted = _manifest(job)
+    found = _found(job, commands)
+    if found is not None and found["spec"].get("suspend"):
+        if _what_runs(found) != _what_runs(wanted):
+            raise UserError(
+                f"the JobSet {job.name} was stopped with another commit or other arguments: give "
+                "the same ones, or `delete` it first."
+            )
+        commands.run(_patch(job, RESUME))
+    elif found is not None:
+        raise UserError(
+            f"the JobSet {job.name} exists already: `logs` shows it, `delete` removes it, or "
+            "choose another --name."
+        )
+    else:
+        _apply(job, commands, wanted)
+    if job.options.detach:
+        return DONE
+    try:
+        return _follow(job, commands)
+    except KeyboardInterrupt:
+        commands.say("interrupted: the run goes on; `logs`, `stop` and `delete` reach it")
+        raise
+
+
+def _apply(job: Job, commands: Commands, wanted: dict[str, Any]) -> None:
+    try:
+        if job.env_file is not None:
+            variables = read_env_file(job.env_file)
+            hidden = dict.fromkeys(variables, f"(from {job.env_file})")
+            commands.run(
+                ["kubectl", "apply", "--filename=-"],
+                stdin=_text(jobset.secret(job, variables)),
+                shown=_text(jobset.secret(job, hidden)),
+            )
+        commands.run(["kubectl", "apply", "--filename=-"], stdin=_text(wanted))
+    except (CommandError, KeyboardInterrupt):
+        commands.say("it could not be started; deleting what is left of it")
+        _delete(job, commands)
+        raise
+
+
+def _follow(job: Job, commands: Commands) -> int:
+    if commands.dry_run:
+        commands.say(f"every {POLL_SECONDS} s until it is Completed or Failed:")
+        _found(job, commands)
+        return DONE
+    last, unanswered = None, 0
+    while True:
+        commands.sleep(POLL_SECONDS)
+        try:
+            found = _found(job, commands)
+            unanswered = 0
+        except CommandError:
+            unanswered += 1
+            if unanswered > UNANSWERED:
+                raise
+            continue
+        if found is None:
+            raise UserError(f"the JobSet {job.name} was deleted while it ran.")
+        status = found.get("status", {})
+        shown = (status.get("terminalState") or "running", status.get("restarts", 0))
+        if shown != last:
+            commands.say(f"{job.name}: {shown[0]}, restarts: {shown[1]}")
+            last = shown
+        if status.get("terminalState") == "Completed":
+            return DONE
+        if status.get("terminalState") == "Failed":
+            commands.run([part for part in logs_command(job.name) if part != "--follow"])
+            return _exit_code(job, commands)
+        if found["spec"].get("suspend"):
+            commands.say("stopped as asked: `run` continues it")
+            return PREEMPTED
+
+
+def _exit_code(job: Job, commands: Commands) -> int:
+    """What the pods ended with; 1 where none is left to be asked."""
+    pods = json.loads(commands.ask(["kubectl", "get", "pods", _selector(job.name), "-o", "json"]))
+    ended = [
+        state["terminated"]
+        for pod in pods["items"]
+        for status in pod.get("status", {}).get("containerStatuses", [])
+        if "terminated" in (state := status.get("state", {}))
+    ]
+    ended.sort(key=lambda t: t.get("finishedAt") or "")
+    return combined([t["exitCode"] for t in ended]) or 1
+
+
+def _delete(job: Job, commands: Commands) -> None:
+    """Deletes the JobSet and its secret; what is not there is no error."""
+    for kind, name in (("jobset", job.name), ("secret", jobset.secret_name(job))):
+        commands.run(["kubectl", "delete", kind, name, "--ignore-not-found"])
+
+
+def _found(job: Job, commands: Commands, assume: str = "") -> dict[str, Any] | None:
+    """The JobSet as it is in the cluster; None where it is not."""
+    told = commands.ask(
+        ["kubectl", "get", "jobset", job.name, "--ignore-not-found", "--output=json"], assume
+    )
+    return json.loads(told) if told.strip() else None
+
+
+def _manifest(job: Job) -> dict[str, Any]:
+    return jobset.manifest(job, image.name_of(job, code_lib.pin(job.code)))
+
+
+def _what_runs(record: dict[str, Any]) -> tuple[str, list[str]]:
+    """(image, command) of a JobSet."""
+    job = record["spec"]["replicatedJobs"][0]["template"]["spec"]
+    container = job["template"]["spec"]["containers"][0]
+    return container["image"], container["command"]
+
+
+def _patch(job: Job, change: str) -> list[str]:
+    return ["kubectl", "patch", "jobset", job.name, "--type=merge", f"--patch={change}"]
+
+
+def _selector(name: str) -> str:
+    return f"--selector=jobset.sigs.k8s.io/jobset-name={name}"
+
+
+def _text(record: dict[str, Any]) -> str:
+    return json.dumps(record, indent=1)  # JSON is YAML
+
+
+def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    image.add_argument(parser)
+    parser.add_argument("--spot", action="store_true", help="on nodes that can be taken away")
+    parser.add_argument("--queue", help="Kueue's LocalQueue, where the cluster has one")
+    parser.add_argument("--service_account", help="Kubernetes' account that may write the bucket")
+    parser.add_argument("--detach", action="store_true", help="run: start it and come back")
+
+
+if __name__ == "__main__":
+    sys.exit(guarded(main))

@@ -1,0 +1,293 @@
+"""The verbs on a TPU slice: what `launch.tpu_vm` and `launch.queued` have in common.
+
+A run goes on by itself on the workers (`launch/worker.py`), so a broken connection or a closed
+laptop harms nothing: the launcher looks at it every half minute.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import signal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from launch import code as code_lib
+from launch.arguments import Job, check_outlives_machine
+from launch.commands import CommandError, Commands
+from launch.exit_codes import AGAIN, DONE, INTERRUPTED, PREEMPTED, combined
+from launch.relaunch import VANISHED, Stopped, supervise
+from mmjax.errors import UserError
+
+if TYPE_CHECKING:
+    from launch.tpu_vm import TpuVm
+
+VERBS = ("train", "create", "setup", "run", "logs", "status", "stop", "delete")
+
+# A machine in one of these states has stopped working for us; some of them still cost money.
+GONE = (
+    *("PREEMPTED", "TERMINATED", "STOPPING", "STOPPED", "DELETING"),
+    *("SUSPENDING", "SUSPENDED", "FAILED"),
+)
+
+POLL_SECONDS = 30
+# Questions in a row without an answer, while the machine is there, before we give up watching.
+UNANSWERED = 10
+# Looks at the others after one worker has failed, before they are stopped.
+LOOKS_AFTER_FAILURE = 4
+
+SETUP_HINT = "Workers that still boot answer a minute later: `setup` again."
+
+
+def do(machine: TpuVm, job: Job, commands: Commands) -> int:
+    """Does what the verb says; returns the exit code, of the run where there is one."""
+    with _signals_interrupt():
+        if job.verb == "train":
+            return _train(machine, job, commands)
+        if job.verb == "run":
+            return _run(machine, job, commands)
+        if job.verb == "create":
+            machine.create()
+        elif job.verb == "setup":
+            code_lib.warn_of_changes(job.code, commands)
+            _setup(machine, job, commands, code_lib.pin(job.code))
+        elif job.verb == "logs":
+            _show_logs(machine, commands, None, job.options.worker)
+        elif job.verb == "status":
+            _status(machine, commands)
+        elif job.verb == "stop":
+            if machine.state(assume="READY") in (None, *GONE):
+                commands.say(f"{job.name} is not there: nothing to stop")
+            else:
+                commands.run(machine.ssh(_worker(job, "stop")))
+        else:
+            machine.delete()
+    return DONE
+
+
+def _train(machine: TpuVm, job: Job, commands: Commands) -> int:
+    """Creates the machine, runs, and deletes it, whatever comes in between."""
+    check_outlives_machine(job)
+    if job.options.detach:
+        raise UserError("train deletes the machine at the end, so it stays: --detach is for `run`.")
+    code = code_lib.pin(job.code)
+    code_lib.warn_of_changes(job.code, commands)
+    created: list[bool] = []
+
+    def attempt() -> int | None:
+        if not created:
+            machine.create()
+            created.append(True)
+            return _try(machine, job, commands, code, new=True)
+        return _again(machine, job, commands, code)
+
+    try:
+        return supervise(attempt, job.relaunches, commands)
+    except KeyboardInterrupt:
+        if created:
+            commands.say("interrupted: the run is asked to save, then the machine is deleted")
+            with contextlib.suppress(UserError):
+                commands.run(machine.ssh(_worker(job, "stop")))
+        return INTERRUPTED
+    finally:
+        if created and job.options.keep:
+            commands.say(f"--keep: {job.name} goes on costing money until `delete`")
+        elif created:
+            machine.delete_or_say_how()
+
+
+def _run(machine: TpuVm, job: Job, commands: Commands) -> int:
+    """Runs on a machine that is there; only with relaunches is it created again."""
+    if job.relaunches:
+        check_outlives_machine(job)
+    code = code_lib.pin(job.code)
+    state = machine.state(assume="READY")
+    if state in (None, *GONE) and not job.relaunches:
+        raise UserError(
+            f"{job.name} is {state or 'not there'}: `create` and `setup` come first, or `train`."
+        )
+    known = [state]
+
+    def attempt() -> int | None:
+        if known and known.pop() not in (None, *GONE):
+            return _try(machine, job, commands, code, new=False)
+        return _again(machine, job, commands, code)
+
+    try:
+        return supervise(attempt, job.relaunches, commands)
+    except KeyboardInterrupt:
+        commands.say("interrupted: the run goes on; `logs`, `stop` and `delete` reach it")
+        return INTERRUPTED
+    finally:
+        commands.say(f"{job.name} goes on costing money until `delete`")
+
+
+def _again(machine: TpuVm, job: Job, commands: Commands, code: code_lib.Code) -> int | None:
+    """An attempt after the first: on the same machine where it is still there, else a new one."""
+    state = machine.state()
+    if state not in (None, *GONE):
+        # One worker may have restarted alone; the others still wait for it.
+        commands.run(machine.ssh(_worker(job, "stop", "--seconds=30")))
+        return _try(machine, job, commands, code, new=False)
+    if state is not None:
+        machine.delete()  # its name cannot be used again before
+    try:
+        machine.create()
+    except CommandError as error:
+        commands.say(f"{error}")  # what was just taken away may not be had at once
+        return VANISHED
+    return _try(machine, job, commands, code, new=True)
+
+
+def _try(
+    machine: TpuVm, job: Job, commands: Commands, code: code_lib.Code, *, new: bool
+) -> int | None:
+    """Starts the run and follows it; VANISHED where the machine went away meanwhile."""
+    try:
+        if new:
+            _setup(machine, job, commands, code)
+        start = _worker(job, "start", f"--version={code.version}", "--", *job.command)
+        commands.run(machine.ssh(start))
+        return DONE if job.options.detach else _follow(machine, job, commands)
+    except CommandError:
+        if _is_there(machine) is False:
+            return VANISHED
+        raise
+
+
+def _setup(machine: TpuVm, job: Job, commands: Commands, code: code_lib.Code) -> None:
+    """Copies the code and the environment file to all workers, and installs the packages there."""
+    code_lib.pack(code, commands)
+    folder = _folder(job)
+    try:
+        commands.run(machine.ssh(["mkdir", "-p", "-m", "700", folder]))
+    except CommandError as error:
+        raise CommandError(f"{error} {SETUP_HINT}", error.code) from error
+    worker = str(code_lib.ROOT / "launch" / "worker.py")
+    commands.run(machine.scp([str(code.archive), worker], f"{folder}/"))
+    if job.env_file is not None:
+        # scp gives a new file the mode of the old one, but leaves that of a file that is there.
+        commands.run(machine.ssh(["rm", "-f", f"{folder}/env"]))
+        commands.run(machine.scp([str(job.env_file)], f"{folder}/env"))
+    setup = _worker(job, "setup", f"--version={code.version}", "--requirement=jax[tpu]")
+    commands.run(machine.ssh(setup))
+
+
+def _follow(machine: TpuVm, job: Job, commands: Commands) -> int | None:
+    """Shows the log until the run is over; returns its exit code, or VANISHED."""
+    if commands.dry_run:
+        commands.say(f"every {POLL_SECONDS} s until the run is over:")
+        _show_logs(machine, commands, None)
+        _workers(machine, job, commands)
+        return DONE
+    seen, unanswered, looks = None, 0, 0
+    while True:
+        commands.sleep(POLL_SECONDS)
+        try:
+            seen = _show_logs(machine, commands, seen)
+            workers = _workers(machine, job, commands)
+            unanswered = 0
+        except CommandError as error:
+            there = _is_there(machine)
+            if there is False:
+                return VANISHED
+            if there is None:
+                # Nothing can be watched now, and nothing deleted: the run goes on without us.
+                commands.say(f"{error} Looking again: see to the network, or `gcloud auth login`.")
+                continue
+            unanswered += 1
+            if unanswered > UNANSWERED:
+                raise UserError(
+                    f"{job.name} is there, but does not answer ({error}); the run may go on: "
+                    "`status` and `logs` look again, `delete` ends it and its cost."
+                ) from error
+            continue
+        ended = [w["code"] for w in workers if w["state"] == "exited"]
+        if len(ended) == job.slice.hosts:
+            _show_logs(machine, commands, seen)
+            code = combined(ended)
+            if code == PREEMPTED and any(w["stopped"] for w in workers):
+                raise Stopped
+            return code
+        if any(w["state"] in ("lost", "none") for w in workers):
+            return VANISHED
+        if combined(ended) not in (DONE, *AGAIN):
+            looks += 1
+            if looks > LOOKS_AFTER_FAILURE:
+                commands.say("a worker failed and others hang: all are stopped")
+                commands.run(machine.ssh(_worker(job, "stop", "--seconds=30")))
+                _show_logs(machine, commands, seen)
+                return combined(ended)
+
+
+def _is_there(machine: TpuVm) -> bool | None:
+    """None where Google does not answer: we may be the ones without a network."""
+    try:
+        return machine.state() not in (None, *GONE)
+    except CommandError:
+        return None
+
+
+def _workers(machine: TpuVm, job: Job, commands: Commands) -> list[dict[str, Any]]:
+    """The status of each worker. Raises CommandError where one has not answered."""
+    told = commands.ask(machine.ssh(_worker(job, "status")))
+    found = list(_records(told, "STATUS "))
+    if len(found) < job.slice.hosts and not commands.dry_run:
+        raise CommandError(f"{len(found)} of {job.slice.hosts} workers answered.", 1)
+    return found
+
+
+def _status(machine: TpuVm, commands: Commands) -> None:
+    state = machine.state(assume="READY")
+    if not commands.dry_run:
+        print(f"{machine.job.name}: {state or 'not there'}")
+    if state not in (None, *GONE):
+        for w in _records(commands.ask(machine.ssh(_worker(machine.job, "status"))), "STATUS "):
+            code = "" if w["code"] is None else f" with exit code {w['code']}"
+            print(f"{w['host']}: {w['state']}{code}")
+
+
+def _show_logs(machine: TpuVm, commands: Commands, begin: int | None, worker: str = "0") -> int:
+    """Prints a worker's log from a byte on; returns the next one to ask for."""
+    where = [] if begin is None else [f"--begin={begin}"]
+    told = commands.ask(machine.ssh(_worker(machine.job, "logs", *where), worker=worker))
+    for record in _records(told, "LOG "):
+        print(record["text"], end="", flush=True)
+        if record["more"]:
+            return _show_logs(machine, commands, record["next"], worker)
+        begin = record["next"]
+    return begin or 0
+
+
+def _records(told: str, mark: str) -> Iterator[dict[str, Any]]:
+    """The worker's lines among those of ssh and gcloud."""
+    for line in told.splitlines():
+        if line.startswith(mark):
+            try:
+                yield json.loads(line[len(mark) :])
+            except ValueError as error:
+                raise CommandError(f"a worker's answer cannot be read ({error}).", 1) from error
+
+
+def _worker(job: Job, verb: str, *rest: str) -> list[str]:
+    return ["python3", f"{_folder(job)}/worker.py", verb, *rest]
+
+
+def _folder(job: Job) -> str:
+    """On the workers, below the home directory."""
+    return f"mmjax-{job.name}"
+
+
+@contextlib.contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """A closed terminal or a `kill` is treated like Ctrl-C: machines are not left behind."""
+
+    def interrupt(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    before = {s: signal.signal(s, interrupt) for s in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

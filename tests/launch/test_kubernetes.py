@@ -1,0 +1,199 @@
+"""GKE and XPK: what is applied, what is waited for, and what is cleaned up."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from launch import gke, xpk
+
+COMMON = ["--name=scan", "--project=my-project", "--zone=us-west4-a", "--accelerator=v5litepod-16"]
+IMAGE = "--image=us-docker.pkg.dev/my-project/images/mmjax"
+RUN = ["--workdir=gs://bucket/scan", "--", "--config=configs/retrieval.py:model=scan"]
+TAGGED = "us-docker.pkg.dev/my-project/images/mmjax:0123456789ab"
+
+
+def run(*options):
+    return ["run", *COMMON, IMAGE, *options, *RUN]
+
+
+def jobset(state=None, restarts=0, suspend=False):
+    status = {"terminalState": state, "restarts": restarts}
+    return json.dumps({"spec": {"suspend": suspend}, "status": status})
+
+
+def applied(world):
+    """The manifests, in order."""
+    return [json.loads(c.stdin) for c in world.recorded if c.argv[:2] == ("kubectl", "apply")]
+
+
+def test_the_image_is_built_from_one_commit_and_named_after_it(world, launched):
+    assert launched(gke, ["setup", *COMMON, IMAGE])[0] == 0
+    archive, build = world.calls
+    assert "archive --format=tar.gz" in archive
+    assert "code-0123456789ab.tar.gz" in build
+    assert f"--substitutions=_IMAGE={TAGGED}" in build
+
+
+def test_the_jobset_has_a_pod_per_host_and_restarts_after_preemption_only(world, launched):
+    world.answer("get jobset")
+    world.answer("get jobset", jobset())
+    world.answer("get jobset", jobset(restarts=1))
+    world.answer("get jobset", jobset("Completed", 1))
+    code, _, said = launched(gke, run("--relaunches=5", "--spot", "--queue=q"))
+    assert code == 0
+    assert "restarts: 1" in said
+    (manifest,) = applied(world)
+    assert manifest["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "q"}
+    policy = manifest["spec"]["failurePolicy"]
+    assert policy["maxRestarts"] == 5
+    job = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]
+    assert (job["parallelism"], job["completions"], job["backoffLimit"]) == (4, 4, 0)
+    # A failure of these codes is final; 75, 69, 137 and a lost node are not among them.
+    (rule,) = job["podFailurePolicy"]["rules"]
+    assert rule["onExitCodes"]["values"] == [1, 2, 3, 130]
+    assert policy["rules"][0]["onJobFailureReasons"] == ["PodFailurePolicy"]
+    pod = job["template"]["spec"]
+    assert pod["nodeSelector"] == {
+        "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",
+        "cloud.google.com/gke-tpu-topology": "4x4",
+        "cloud.google.com/gke-spot": "true",
+    }
+    (container,) = pod["containers"]
+    assert container["image"] == TAGGED
+    assert container["resources"]["limits"] == {"google.com/tpu": 4}
+    assert container["command"][-2:] == ["--workdir=gs://bucket/scan", "--distributed=on"]
+
+
+def test_the_manifest_alone_can_be_had(world, launched):
+    code, out, _ = launched(gke, ["manifest", *run()[1:]])
+    assert code == 0
+    assert json.loads(out)["kind"] == "JobSet"
+    assert world.calls == []
+
+
+def test_the_exit_code_of_a_failed_jobset_is_that_of_its_pods(world, launched):
+    def pod(exit_code, when):
+        ended = {"terminated": {"exitCode": exit_code, "finishedAt": when}}
+        return {"status": {"containerStatuses": [{"state": ended}]}}
+
+    pods = [pod(137, "2026-01-01T00:00:02Z"), pod(1, "2026-01-01T00:00:01Z"), {"status": {}}]
+    world.answer("get jobset")
+    world.answer("get jobset", jobset("Failed"))
+    world.answer("get pods", json.dumps({"items": pods}))
+    code, _, _ = launched(gke, run())
+    assert code == 1
+    assert world.calls_of("kubectl logs")
+
+
+def test_secrets_go_through_standard_input(world, launched, env_file):
+    world.answer("get jobset")
+    world.answer("get jobset", jobset("Completed"))
+    code, out, said = launched(gke, run(f"--env_file={env_file}"))
+    assert code == 0
+    secret, manifest = applied(world)
+    assert secret["stringData"] == {"WANDB_API_KEY": "s3cr3t=value"}
+    pod = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["envFrom"] == [{"secretRef": {"name": secret["metadata"]["name"]}}]
+    assert "s3cr3t" not in out + said + "".join(world.calls) + json.dumps(manifest)
+    code, out, _ = launched(gke, run(f"--env_file={env_file}", "--dry_run"))
+    assert (code, "s3cr3t" in out, f"(from {env_file})" in out) == (0, False, True)
+
+
+def test_what_could_not_be_applied_is_deleted(world, launched, env_file):
+    world.answer("apply")  # the secret
+    world.answer("apply", code=1)
+    code, _, said = launched(gke, run(f"--env_file={env_file}"))
+    assert code == 2
+    assert "deleting what is left" in said
+    assert world.calls_of("kubectl delete jobset scan --ignore-not-found")
+    assert world.calls_of("kubectl delete secret scan-env --ignore-not-found")
+
+
+def test_a_jobset_that_runs_already_is_left_alone(world, launched):
+    world.answer("get jobset", jobset())
+    code, _, said = launched(gke, run())
+    assert code == 2
+    assert "exists already" in said
+    assert not world.calls_of("apply")
+    assert not world.calls_of("delete")
+
+
+def test_stop_suspends_and_run_continues(world, launched):
+    world.answer("get jobset", jobset())
+    assert launched(gke, ["stop", *COMMON])[0] == 0
+    assert '"suspend":true' in world.calls[-1]
+    stopped = json.loads(launched(gke, ["manifest", *run()[1:]])[1])
+    stopped["spec"]["suspend"] = True
+    world.answer("get jobset", json.dumps(stopped), times=2)
+    world.answer("get jobset", jobset("Completed"))
+    code, _, said = launched(gke, [*run(), "--config.seed=3"])
+    assert (code, "with another commit or other arguments" in said) == (2, True)
+    assert launched(gke, run())[0] == 0
+    assert world.calls_of('"suspend":false')
+    assert not world.calls_of("apply")
+
+
+def test_a_run_that_is_suspended_meanwhile_ends_with_75(world, launched):
+    world.answer("get jobset")
+    world.answer("get jobset", jobset(suspend=True))
+    assert launched(gke, run())[0] == 75
+
+
+def test_a_cluster_that_does_not_answer_for_a_while_is_asked_again(world, launched):
+    world.answer("get jobset")
+    world.answer("get jobset", code=1, times=3)
+    world.answer("get jobset", jobset("Completed"))
+    assert launched(gke, run())[0] == 0
+
+
+@pytest.mark.parametrize("verb", ["stop", "delete", "status", "logs"])
+def test_other_verbs_of_gke(world, launched, verb):
+    assert launched(gke, [verb, *COMMON])[0] == 0
+    assert all(call.startswith("kubectl") for call in world.calls)
+
+
+def test_xpk_restarts_after_preemption_and_waits_for_the_end(world, launched):
+    code, _, _ = launched(xpk, run("--cluster=c", "--relaunches=5"))
+    assert code == 0
+    _, create, wait = world.calls
+    assert "--max-restarts=5 --restart-on-exit-codes=75,69" in create
+    assert f"--docker-image={TAGGED}" in create
+    assert "--tpu-type=v5litepod-16" in create
+    assert "'--command=python -m mmjax.main --config=configs/retrieval.py:model=scan" in create
+    assert "--wait-for-job-completion=scan" in wait
+
+
+def test_an_xpk_workload_that_failed_is_told(world, launched):
+    world.answer("wait-for-job", code=125)
+    code, _, said = launched(xpk, run("--cluster=c"))
+    assert (code, "scan failed" in said) == (1, True)
+
+
+def test_an_xpk_workload_that_could_not_be_created_is_deleted_alone(world, launched):
+    world.answer("workload create", code=1)
+    assert launched(xpk, run("--cluster=c"))[0] == 2
+    # Without its name, all workloads of the cluster would go.
+    assert "--workload=scan" in world.calls_of("workload delete")[0]
+
+
+def test_an_xpk_workload_that_is_there_is_left_alone(world, launched):
+    world.answer("workload list", "Jobset Name   Created\nscan   today\n")
+    code, _, said = launched(xpk, run("--cluster=c"))
+    assert (code, "exists already" in said) == (2, True)
+    assert not world.calls_of("delete")
+    world.answer("workload list", "Jobset Name   Created\nscan-2   today\n")
+    assert launched(xpk, run("--cluster=c"))[0] == 0
+
+
+def test_xpk_gets_secrets_as_a_file(world, launched, env_file):
+    assert launched(xpk, run("--cluster=c", f"--env_file={env_file}"))[0] == 0
+    assert f"--env-file={env_file}" in world.calls[1]
+    assert "s3cr3t" not in repr(world.recorded)
+
+
+@pytest.mark.parametrize("verb", ["stop", "delete", "status", "logs"])
+def test_other_verbs_of_xpk(world, launched, verb):
+    assert launched(xpk, [verb, "--cluster=c", *COMMON])[0] == 0
+    assert "scan" in world.calls[0]
