@@ -1,4 +1,4 @@
-"""Which records of a split are put aside for another: by a hash, so that everybody gets the same."""
+"""Which records of train are put aside as dev: by a hash, so that everybody gets the same."""
 
 from __future__ import annotations
 
@@ -7,12 +7,16 @@ import hashlib
 DEV_PERCENT = 10
 
 
+def drawn(unit: str) -> int:
+    """64 bits, drawn by the text alone: neither order nor company of a record play a part."""
+    return int.from_bytes(hashlib.sha256(unit.encode()).digest()[:8], "big")
+
+
 def percentile(unit: str) -> int:
-    """0 to 99, drawn by the text alone: neither order nor company of a record play a part."""
-    drawn = int.from_bytes(hashlib.sha256(unit.encode()).digest()[:8], "big")
-    return drawn * 100 >> 64
+    """`drawn` as 0 to 99."""
+    return drawn(unit) * 100 >> 64
 
 
 def split_of(unit: str) -> str:
-    """"dev" for a tenth of all units, else "train". Records that belong together are one unit."""
+    """ "dev" for a tenth of all units, else "train". Records that belong together are one unit."""
     return "dev" if percentile(unit) < DEV_PERCENT else "train"

@@ -52,7 +52,7 @@ def side_by_side(
     for number, (one, other) in enumerate(pairs, start=1):
         if one is None or other is None:
             longer, shorter = (first[0], second[0]) if other is None else (second[0], first[0])
-            place, text = one or other
+            _, text = one or other
             if isinstance(text, str) and not text.strip():
                 continue
             raise UserError(

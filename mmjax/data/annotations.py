@@ -53,7 +53,7 @@ class Relation:
     label: str
 
 
-# part -> its fields in a record, each with the kinds of its columns; None: a plain list of one kind.
+# part -> its fields in a record, each with the kinds of its columns; None: a plain list.
 _FIELDS: Mapping[str, Mapping[str, Mapping[str | None, type]]] = {
     "roles": {"roles": {None: str}},
     "targets": {"targets": {None: int}},

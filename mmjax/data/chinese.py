@@ -11,7 +11,7 @@ import functools
 
 import regex
 
-# Brackets with no space or bracket inside: "[数字x]", "[价保金额(单件)]"; emoticons with their number.
+# Brackets with no space or bracket inside: "[数字x]", "[价保金额(单件)]".
 MASK = r"\[[^\[\]\s]{1,24}\]"
 _EMOTICON = rf"#E-(?:\p{{Latin}}{{1,2}}\d{{0,4}}(?:{MASK})?|{MASK})"
 # A run of white space is no piece; \X is a character with all that belongs to it (an emoji of
