@@ -42,9 +42,8 @@ def run(argv: Sequence[str] | None = None) -> int:
         return 2
     for sentence in found:
         print(sentence)
-    print(
-        f"{args.folder}: {len(found) or 'nothing'} {'are' if found[1:] else 'is'} missing or wrong."
-    )
+    number = f"{len(found)} things are" if found[1:] else "one thing is" if found else "nothing is"
+    print(f"{args.folder}: {number} missing or wrong.")
     return 2 if found else 0
 
 
