@@ -74,7 +74,7 @@ def default_folder(name: str) -> epath.Path:
     return epath.Path(Path(__file__).resolve().parents[2]) / "shared" / "data" / name
 
 
-def checksums(package: str) -> dict[str, str]:
-    """Name -> SHA-256, from the `checksums.tsv` (name, bytes, SHA-256) beside a builder."""
-    lines = Path(package).with_name("checksums.tsv").read_text().splitlines()
+def published(module: str) -> dict[str, str]:
+    """Name -> SHA-256, from the `files.tsv` (name, bytes, SHA-256) beside a builder."""
+    lines = Path(module).with_name("files.tsv").read_text().splitlines()
     return {name: sha256 for name, _, sha256 in (line.split("\t") for line in lines)}

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Real
 from sacrebleu.metrics import BLEU
 
 from mmjax.metrics.bootstrap import Sums
@@ -46,13 +46,14 @@ def bleu_counts(
 
 
 def corpus_bleu(
-    sums: Float[np.ndarray, "D S"], smoothing: Smoothing = "exp"
+    sums: Real[np.ndarray, "D S"], smoothing: Smoothing = "exp", *, effective_order: bool = False
 ) -> Float[np.ndarray, " D"]:
     """BLEU in percent of each row of summed counts.
 
     Args:
       smoothing: where an order has no match: "exp" halves the precision with each such order
         (sacrebleu's default), "none" makes BLEU 0.
+      effective_order: orders of which the answers have no n-gram are left out; else BLEU is 0.
     """
     order = (sums.shape[1] - 2) // 2
     figures = [
@@ -62,6 +63,7 @@ def corpus_bleu(
             sys_len=int(row[-2]),
             ref_len=int(row[-1]),
             smooth_method=smoothing,
+            effective_order=effective_order,
             max_ngram_order=order,
         ).score
         for row in np.asarray(sums)
@@ -75,5 +77,6 @@ def bleu_sample(counts: Int[np.ndarray, "N S"]) -> Sums:
 
 
 def sentence_bleu(counts: Int[np.ndarray, "N S"]) -> Float[np.ndarray, " N"]:
-    """BLEU of each example alone, in percent, smoothed; its mean is not the corpus' BLEU."""
-    return corpus_bleu(counts)
+    """BLEU of each example alone, in percent, smoothed, of the orders that the answer has; its mean
+    is not the corpus' BLEU."""
+    return corpus_bleu(counts, effective_order=True)

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Real
 
 CHUNK = 2**22  # indices drawn at once, so that memory does not grow with the number of queries
 
@@ -26,7 +26,7 @@ class Sums:
       figure: sums [D, S] -> figures [D], of D draws.
     """
 
-    rows: Float[np.ndarray, "Q S"]
+    rows: Real[np.ndarray, "Q S"]
     figure: Callable[[Float[np.ndarray, "D S"]], Float[np.ndarray, " D"]]
 
     @property

@@ -32,11 +32,12 @@ def rouge_f(
     Raises ValueError for an example without a reference.
     """
     scorer = _scorer(tuple(kinds), tokenize)
+    lines = _lines if "rougeLsum" in kinds else str
     rows = np.zeros((len(answers), len(kinds)))
     for row, answer, right in zip(rows, answers, references, strict=True):
         if not right:
             raise ValueError("an example without a reference: nothing to compare with")
-        found = scorer.score_multi([_lines(text) for text in right], _lines(answer))
+        found = scorer.score_multi([lines(text) for text in right], lines(answer))
         row[:] = [100 * found[kind].fmeasure for kind in kinds]
     return rows
 

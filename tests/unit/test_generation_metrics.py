@@ -65,7 +65,10 @@ def test_bleu_is_sacrebleus_of_the_corpus_whatever_is_a_token(name, cut):
 
 
 def test_bleu_is_nltks_too():
-    said, right = made_up(50)
+    said, right = made_up(80)
+    # nltk counts an n-gram of an answer that is too short to have one.
+    long = [k for k, text in enumerate(said) if len(characters(text)) >= 4]
+    said, right = [said[k] for k in long], [right[k] for k in long]
     counts = bleu_counts([characters(t) for t in said], [[characters(t) for t in r] for r in right])
     expected = 100 * nltk_bleu.corpus_bleu(
         [[characters(t) for t in r] for r in right], [characters(t) for t in said]
@@ -89,6 +92,12 @@ def test_bleu_from_its_definition():
 def test_a_masked_number_is_one_token_in_bleu():
     counts = bleu_counts([characters("退[数字x]元")], [[characters("退[数字x]天")]])
     assert counts[0].tolist() == [2, 1, 0, 0, 3, 2, 1, 0, 3, 3]
+
+
+def test_a_short_answer_alone_is_judged_by_the_orders_that_it_has():
+    counts = bleu_counts([list("好的")], [[list("好的")]])
+    assert corpus_bleu(counts)[0] == 0
+    assert sentence_bleu(counts)[0] == pytest.approx(100)
 
 
 def test_without_smoothing_an_order_without_a_match_makes_bleu_zero():
@@ -151,7 +160,7 @@ def test_rouge_of_a_summary_takes_each_sentence():
     # The second sentence comes first: a subsequence of the whole text has only one of them.
     answer, reference = "明天发货。今天付款。", "今天付款。明天发货。"
     whole, by_sentence = rouge_f([answer], [[reference]], characters, ("rougeL", "rougeLsum"))[0]
-    assert whole == pytest.approx(60)
+    assert whole == pytest.approx(50)
     assert by_sentence == pytest.approx(100)
 
 
@@ -219,16 +228,15 @@ def test_samples_give_the_figures_back():
 
 
 def test_the_interval_of_bleu_is_that_of_drawing_the_corpus_anew():
-    said, right = made_up(40)
+    said, right = made_up(20)
     tokens = [characters(t) for t in said], [[characters(t) for t in r] for r in right]
     sample = bleu_sample(bleu_counts(*tokens))
     rng = np.random.default_rng(3)
     figures = []
-    for _ in range(300):
-        drawn = rng.integers(40, size=40)
+    for drawn in rng.integers(20, size=(50, 20)):
         counts = bleu_counts([tokens[0][k] for k in drawn], [tokens[1][k] for k in drawn])
         figures.append(corpus_bleu(counts.sum(0)[None])[0])
-    found = bootstrap_interval(sample, samples=300, seed=3)
+    found = bootstrap_interval(sample, samples=50, seed=3)
     np.testing.assert_allclose(found, np.quantile(figures, [0.025, 0.975]), atol=1e-9)
 
 

@@ -16,14 +16,14 @@ from mmjax.data.schema import SPLITS, Dialogue, Turn
 from tfds_builders.base import DialogueBuilder
 from tfds_builders.carving import split_of
 from tfds_builders.checks import BadRecordError, Place
-from tfds_builders.local_release import Files, LocalRelease, checksums
+from tfds_builders.local_release import Files, LocalRelease, published
 from tfds_builders.origin import Origin
 from tfds_builders.text_lines import side_by_side
 
 RELEASE = LocalRelease(
     "jddc_pairs",
     "jddc_baseline",
-    checksums(__file__),
+    published(__file__),
     "the data of the challenge's Seq2Seq baseline, such as "
     "https://github.com/SimonJYang/JDDC-Baseline-Seq2Seq",
 )

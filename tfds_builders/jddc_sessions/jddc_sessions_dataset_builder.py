@@ -19,14 +19,14 @@ from tfds_builders.base import DialogueBuilder
 from tfds_builders.carving import split_of
 from tfds_builders.checks import MAX_TURNS, BadRecordError, Place, at_most
 from tfds_builders.jddc_sessions import questions
-from tfds_builders.local_release import Files, LocalRelease, checksums
+from tfds_builders.local_release import Files, LocalRelease, published
 from tfds_builders.origin import Origin
 from tfds_builders.text_lines import text_lines
 
 RELEASE = LocalRelease(
     "jddc_sessions",
     "jddc_raw_sample",
-    checksums(__file__),
+    published(__file__),
     "https://github.com/EndlessLethe/jddc2019-3th-retrieve-model (folder data)",
 )
 ROLES = (CUSTOMER, AGENT)

@@ -26,14 +26,14 @@ from tfds_builders.checks import (
     read_bytes,
     typed,
 )
-from tfds_builders.local_release import Files, LocalRelease, checksums
+from tfds_builders.local_release import Files, LocalRelease, published
 from tfds_builders.origin import Origin
 
 _FILE = "toy_data.json"
 RELEASE = LocalRelease(
     "lccc",
     "lccc_toy",
-    checksums(__file__),
+    published(__file__),
     "https://github.com/thu-coai/CDial-GPT (data/toy_data.json)",
 )
 _THEIRS = {"train": "train", "dev": "valid", "test": "test"}

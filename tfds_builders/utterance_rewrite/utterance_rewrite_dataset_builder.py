@@ -15,14 +15,14 @@ from mmjax.data.schema import SPLITS, Dialogue, Turn
 from tfds_builders.base import DialogueBuilder
 from tfds_builders.carving import split_of
 from tfds_builders.checks import BadRecordError, Place
-from tfds_builders.local_release import Files, LocalRelease, checksums
+from tfds_builders.local_release import Files, LocalRelease, published
 from tfds_builders.origin import Origin
 from tfds_builders.text_lines import text_lines
 
 RELEASE = LocalRelease(
     "utterance_rewrite",
     "utterance_rewrite",
-    checksums(__file__),
+    published(__file__),
     "https://github.com/liu-nlper/dialogue-utterance-rewriter or the authors' "
     "https://github.com/chin-gyou/dialogue-utterance-rewriter (the first 18,000 rows are train)",
 )
