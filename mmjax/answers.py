@@ -23,6 +23,8 @@ KEYS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
         "top": list,
     },
     "intent": {"id": str, "turns": list, "shared_after": (int, type(None))},
+    # The turns before the answer, what people answered, and what the system does.
+    "generation": {"id": str, "turns": list, "references": list, "answer": str},
 }
 # task -> its lists of objects, with the keys of each.
 _PARTS: Mapping[str, Mapping[str, Mapping[str, type | tuple[type, ...]]]] = {
@@ -31,7 +33,10 @@ _PARTS: Mapping[str, Mapping[str, Mapping[str, type | tuple[type, ...]]]] = {
         "top": {"photo": str, "labels": list},
     },
     "intent": {"turns": {"speaker": int, "text": str, "probability": (int, float)}},
+    "generation": {"turns": {"speaker": int, "text": str}},
 }
+# task -> its lists of texts.
+_TEXTS: Mapping[str, tuple[str, ...]] = {"generation": ("references",)}
 
 
 def read_answers(path: epath.PathLike, task: str) -> list[dict[str, Any]]:
@@ -42,17 +47,17 @@ def read_answers(path: epath.PathLike, task: str) -> list[dict[str, Any]]:
     """
     path = epath.Path(path)
     try:
-        lines = path.read_text("utf-8").splitlines()
+        # Texts may hold other characters that Unicode calls line ends.
+        lines = path.read_text("utf-8").removesuffix("\n").split("\n")
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"{path} cannot be read ({reason}): give a file that --mode=predict wrote, such as "
             "RUN/predictions/dev.jsonl."
         ) from error
-    found = [_answer(line, task, f"{path}, line {n}") for n, line in enumerate(lines, start=1)]
-    if not found:
+    if lines == [""]:
         raise UserError(f"{path} holds no answer: run --mode=predict again.")
-    return found
+    return [_answer(line, task, f"{path}, line {n}") for n, line in enumerate(lines, start=1)]
 
 
 def _answer(line: str, task: str, place: str) -> dict[str, Any]:
@@ -60,8 +65,10 @@ def _answer(line: str, task: str, place: str) -> dict[str, Any]:
         answer = json.loads(line)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{place} is no JSON ({error}): run --mode=predict again.") from error
-    if not _has(answer, KEYS[task]) or not all(
-        _has(part, keys) for name, keys in _PARTS[task].items() for part in answer[name]
+    if (
+        not _has(answer, KEYS[task])
+        or not all(_has(part, keys) for name, keys in _PARTS[task].items() for part in answer[name])
+        or not all(isinstance(x, str) for name in _TEXTS.get(task, ()) for x in answer[name])
     ):
         raise UserError(
             f"{place} is no answer of a {task} run: give predictions of a {task} model, made by "

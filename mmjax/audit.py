@@ -20,8 +20,7 @@ from mmjax.data.perturb import INPUTS, PERTURBATIONS, differs, perturbed
 from mmjax.data.splits import Split
 from mmjax.errors import UserError
 from mmjax.evaluators import Evaluation
-from mmjax.metrics.base import ratio
-from mmjax.metrics.bootstrap import paired_bootstrap
+from mmjax.metrics.bootstrap import Sums, as_sums, paired_bootstrap
 from mmjax.systems import Judge
 
 # Not a perturbation of dialogues: fewer of them are judged.
@@ -76,7 +75,7 @@ def audit(judge: Judge, split: str, metric: str, names: Sequence[str] = ()) -> d
         "dataset": data.source.name,
         "examples": len(_rows(data, full)),
         "metric": metric,
-        "full": ratio(*_parts(full, metric)),
+        "full": _sums(full, metric).value,
         "chance": full.chance.get(metric),
         "metrics": _plain(full.metrics),
         "rows": rows,
@@ -107,7 +106,7 @@ def _taken_away(
     found = judge.evaluate(split)
     if not np.array_equal(_rows(split, found), _rows(data, full)):
         raise _NotApplicable("the examples would no longer be the same ones")
-    pair = (_parts(full, metric), _parts(found, metric))
+    pair = (_sums(full, metric), _sums(found, metric))
     row = {"name": name, "takes": INPUTS[what.takes], "says": what.says}
     return (
         row
@@ -132,8 +131,8 @@ def _shared(judge: Judge, data: Split, full: Evaluation, metric: str, name: str)
         raise _NotApplicable("no photo of the split is among those of train")
     if not kept.any():
         raise _NotApplicable("every photo of the split is among those of train, so none is left")
-    values, weights = _parts(full, metric)
-    pair = ((values, weights), (values * kept, weights * kept))
+    sums = _sums(full, metric)
+    pair = (sums, sums.only(kept))
     says = f"{int(kept.sum()):,} of {len(kept):,} examples are judged"
     return {"name": name, "takes": _SHARED_INPUT, "says": says} | _compared(
         full, metric, pair, int(kept.sum())
@@ -149,18 +148,16 @@ def _photos(source: Any, i: int) -> set[str]:
 def _compared(
     full: Evaluation,
     metric: str,
-    pair: tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]],
+    pair: tuple[Sums, Sums],
     examples: int,
 ) -> dict[str, Any]:
     before, after = pair
-    difference, low, high = paired_bootstrap(
-        after[0], before[0], weights=(after[1], before[1]), groups=full.groups
-    )
-    chance, value = full.chance.get(metric), ratio(*before)
+    difference, low, high = paired_bootstrap(after, before, groups=full.groups)
+    chance, value = full.chance.get(metric), before.value
     above = None if chance is None else value - chance
     return {
         "examples": examples,
-        "value": ratio(*after),
+        "value": after.value,
         "difference": difference,
         "low": low,
         "high": high,
@@ -168,12 +165,8 @@ def _compared(
     }
 
 
-def _parts(evaluation: Evaluation, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """(values, weights) such that the metric is the sum of the ones over that of the others."""
-    sample = evaluation.samples[metric]
-    if isinstance(sample, tuple):
-        return sample
-    return np.asarray(sample, np.float64), np.ones(len(sample))
+def _sums(evaluation: Evaluation, metric: str) -> Sums:
+    return as_sums(evaluation.samples[metric])
 
 
 def _rows(split: Split, evaluation: Evaluation) -> np.ndarray:

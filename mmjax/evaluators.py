@@ -12,6 +12,7 @@ import numpy as np
 from mmjax.data.index import ExampleIndex
 from mmjax.errors import UserError
 from mmjax.metrics.base import ratio
+from mmjax.metrics.bootstrap import Sample
 from mmjax.metrics.classification import (
     ClassificationMetric,
     Decisions,
@@ -36,8 +37,8 @@ Predict = Callable[[str, np.ndarray], Any]
 class Evaluation:
     """Attributes:
     metrics: name -> value.
-    samples: name of a metric -> what its interval is drawn from: float64 [N], whose mean it is, or
-      two of them (a, b) where it is sum(a) / sum(b).
+    samples: name of a metric -> what its interval is drawn from: float64 [N], whose mean it is, two
+      of them (a, b) where it is sum(a) / sum(b), or `Sums` where it is another function of sums.
     per_example: name -> [N], kept beside the result for paired comparisons.
     groups: int [N], examples with the same number are not independent; None: all are.
     rows: (record, sub) of each of the N, int [N], where they are not the examples of the index.
@@ -45,7 +46,7 @@ class Evaluation:
     """
 
     metrics: Mapping[str, float]
-    samples: Mapping[str, np.ndarray | tuple[np.ndarray, np.ndarray]]
+    samples: Mapping[str, Sample]
     per_example: Mapping[str, np.ndarray]
     groups: np.ndarray | None = None
     rows: tuple[np.ndarray, np.ndarray] | None = None

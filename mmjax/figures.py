@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from mmjax.metrics.bootstrap import Sample
 from mmjax.metrics.classification import f1_parts
 from mmjax.metrics.retrieval import RankCounts, RetrievalMetric
 
 # (values, weights, groups), see `mmjax.metrics.bootstrap.bootstrap_interval`.
-Parts = tuple[np.ndarray, np.ndarray | None, np.ndarray | None]
+Parts = tuple[Sample, np.ndarray | None, np.ndarray | None]
 
 
 @dataclass(frozen=True)

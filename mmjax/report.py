@@ -19,13 +19,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
-import numpy as np
 from etils import epath
 
 from mmjax.errors import UserError
 from mmjax.figures import FIGURES, Figures
-from mmjax.metrics.base import ratio
-from mmjax.metrics.bootstrap import paired_bootstrap
+from mmjax.metrics.bootstrap import as_sums, paired_bootstrap
 from mmjax.published.tables import PublishedRow, PublishedTable, commands_command, load_table
 from mmjax.report_formats import FORMATS, Kind, Report, Row, Section, markdown
 from mmjax.results import Result, read_results
@@ -224,20 +222,19 @@ def _compared(
             return None
         values, weights, groups = figures.parts(rows)
         expected = result.metrics[split][figures.chief_metric]
-        if len(values) == 0 or abs(ratio(values, weights) - expected) > 0.01:
+        sums = as_sums(values, weights) if rows["ids"] else None
+        if sums is None or abs(sums.value - expected) > 0.01:
             raise UserError(
                 f"{result.path}: its figures per query do not give its {figures.chief_metric} on "
                 f"{split} ({expected:.2f}): evaluate the run again."
             )
-        weights = np.ones(len(values)) if weights is None else weights
-        sides.append((rows["ids"], values, weights, groups))
-    (ids, values, weights, groups), (other_ids, *others) = sides
+        sides.append((rows["ids"], sums, groups))
+    (ids, sums, groups), (other_ids, other_sums, _) = sides
     place = {name: i for i, name in enumerate(other_ids)}
     if place.keys() != set(ids):
         return None
     order = [place[name] for name in ids]
-    other_values, other_weights = others[0][order], others[1][order]
-    return paired_bootstrap(values, other_values, weights=(weights, other_weights), groups=groups)
+    return paired_bootstrap(sums, other_sums.ordered(order), groups=groups)
 
 
 def _paired(

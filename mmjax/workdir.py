@@ -184,7 +184,7 @@ class WorkDir:
             "metrics": {split: dict(e.metrics) for split, e in evaluations.items()},
             "intervals": {
                 split: {
-                    name: list(bootstrap_interval(*_parts(sample), groups=e.groups))
+                    name: list(bootstrap_interval(sample, groups=e.groups))
                     for name, sample in e.samples.items()
                 }
                 for split, e in evaluations.items()
@@ -199,8 +199,3 @@ class WorkDir:
             "device": device(),
         }
         (self.path / "result.json").write_text(json.dumps(result, indent=1))
-
-
-def _parts(sample: np.ndarray | tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, ...]:
-    """(values,) of a mean, (values, weights) of a quotient."""
-    return sample if isinstance(sample, tuple) else (np.asarray(sample),)

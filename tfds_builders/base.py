@@ -128,6 +128,7 @@ class DialogueBuilder(CheckedBuilder):
     """Writes `Dialogue` records; a dataset says only where they come from."""
 
     CONFIGS: ClassVar[tuple[str, ...]] = ()  # what a user may write behind the "/"
+    PARTS: ClassVar[tuple[str, ...]] = ()  # of `mmjax.data.annotations.PARTS`, what it says
 
     def __init__(
         self, *, data_dir: Any, config: str = "", manual_dir: Any = None, max_bad_records: int = 0
@@ -154,10 +155,10 @@ class DialogueBuilder(CheckedBuilder):
         return None
 
     def features(self) -> tfds.features.FeaturesDict:
-        return dialogue_features()
+        return dialogue_features(self.PARTS)
 
     def record(self, key: Key, item: Dialogue) -> Mapping[str, Any]:
-        return to_record(item)
+        return to_record(item, self.PARTS)
 
 
 def digest_of(parts: Mapping[str, str]) -> str:

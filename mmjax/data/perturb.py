@@ -21,7 +21,7 @@ from PIL import Image
 from mmjax.data.names import NEUTRAL, Names, find_names
 from mmjax.data.photos import BytesPhoto
 from mmjax.data.region_set import ArrayRegions
-from mmjax.data.schema import Dialogue, Photo, Turn
+from mmjax.data.schema import Dialogue, Photo
 from mmjax.data.sources import Source
 from mmjax.errors import UserError
 
@@ -297,7 +297,7 @@ def _photos(dialogue: Dialogue, change: Callable[[Photo], Photo]) -> Dialogue:
 
 
 def _said(dialogue: Dialogue, texts: Sequence[str]) -> Dialogue:
-    turns = (Turn(t.speaker, text, t.photos) for t, text in zip(dialogue.turns, texts, strict=True))
+    turns = (replace(turn, text=text) for turn, text in zip(dialogue.turns, texts, strict=True))
     return replace(dialogue, turns=tuple(turns))
 
 

@@ -4,14 +4,19 @@ Every task reads `Dialogue` and nothing else, so every task runs on every datase
 fields it needs. On disk photos are one flat list that points into the turns: most turns have no
 photo, and a list per turn would cost each of them three empty arrays. So are boxes, which point
 into the photos. Pixels are not in the record: a photo is shared in many dialogues, and whoever
-reads texts alone should not read megabytes (`mmjax.data.photos`).
+reads texts alone should not read megabytes (`mmjax.data.photos`). What only some datasets say
+(other answers, rewrites, products, discourse, summaries) is in the record where they do
+(`mmjax.data.annotations`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+from mmjax.data import annotations as annotated
+from mmjax.data.annotations import Edu, Product, Relation
 
 SPLITS = ("train", "dev", "test")
 
@@ -79,11 +84,19 @@ def labels_of(photo: Photo) -> list[str]:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message: `speaker` counts from 0; the text may be empty where a photo is shared."""
+    """One message: `speaker` counts from 0; the text may be empty where a photo is shared.
+
+    Attributes:
+      references: what other people said in its place; `text` is as right as they are.
+      rewrites: what it means, said so that nobody needs the turns before; (): it cannot be said
+        so; None: nobody was asked.
+    """
 
     speaker: int
     text: str = ""
     photos: tuple[Photo, ...] = ()
+    references: tuple[str, ...] = ()
+    rewrites: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,17 +123,41 @@ class Proposal:
 class Dialogue:
     """Turns in the order in which they were said.
 
-    `proposals` has one for each shared photo, in their order, where a source adds them (None where
-    nothing was proposed); they are not on disk.
+    Attributes:
+      proposals: one for each shared photo, in their order, where a source adds them (None where
+        nothing was proposed); they are not on disk.
+      roles: of each speaker, by number, such as `mmjax.data.annotations.AGENT`; (): not told.
+      targets: the turns that a system should say; (): the dataset does not choose.
+      products: what it is about.
+      edus, relations: its discourse structure.
+      summaries: of all of it, each as good as the others.
     """
 
     id: str
     turns: tuple[Turn, ...]
     proposals: tuple[Proposal | None, ...] = ()
+    roles: tuple[str, ...] = ()
+    targets: tuple[int, ...] = ()
+    products: tuple[Product, ...] = ()
+    edus: tuple[Edu, ...] = ()
+    relations: tuple[Relation, ...] = ()
+    summaries: tuple[str, ...] = ()
 
 
-def to_record(dialogue: Dialogue) -> dict[str, Any]:
-    """The nested dictionary that a TFDS builder yields; `dialogue_features` describes it."""
+def to_record(dialogue: Dialogue, parts: Collection[str] | None = None) -> dict[str, Any]:
+    """The nested dictionary that a TFDS builder yields; `dialogue_features` describes it.
+
+    Args:
+      parts: of `mmjax.data.annotations.PARTS`, what every record of the dataset has; None: what
+        this dialogue has.
+
+    Raises ValueError for a part that the dialogue has and the dataset has not: it would be lost.
+    """
+    told = annotated.to_columns(dialogue)
+    parts = tuple(told) if parts is None else parts
+    if lost := told.keys() - set(parts):
+        raise ValueError(f"dialogue {dialogue.id!r} has {sorted(lost)}, which are not written")
+    more = [told.get(part) or annotated.no_columns(part) for part in parts]
     photos = [(k, photo) for k, turn in enumerate(dialogue.turns) for photo in turn.photos]
     return {
         "id": dialogue.id,
@@ -134,6 +171,7 @@ def to_record(dialogue: Dialogue) -> dict[str, Any]:
             for number, (_, photo) in enumerate(photos)
             for box in photo.boxes
         ],
+        **{name: rows for fields in more for name, rows in fields.items()},
     }
 
 
@@ -163,17 +201,23 @@ def from_record(
             regions.get(name) if regions else None,
         )
         shared.setdefault(int(k), []).append(photo)
-    turns = record["turns"]
+    turns, said = record["turns"], annotated.of_turns(record)
     return Dialogue(
         record["id"].decode(),
         tuple(
             [
-                Turn(int(speaker), text.decode(), tuple(shared[k]) if k in shared else ())
+                Turn(
+                    int(speaker),
+                    text.decode(),
+                    tuple(shared[k]) if k in shared else (),
+                    **said.get(k, {}),
+                )
                 for k, (speaker, text) in enumerate(
                     zip(turns["speaker"], turns["text"], strict=True)
                 )
             ]
         ),
+        **annotated.of_dialogue(record),
     )
 
 
@@ -187,8 +231,8 @@ def _boxes(columns: Mapping[str, Any]) -> dict[int, list[Box]]:
     return found
 
 
-def dialogue_features() -> Any:
-    """The `tfds.features.FeaturesDict` of a record.
+def dialogue_features(parts: Collection[str] = ()) -> Any:
+    """The `tfds.features.FeaturesDict` of a record with these parts.
 
     `photos.turn` is an index into `turns`, `boxes.photo` one into `photos`, and `boxes.corners` is
     x, y, width, height.
@@ -211,5 +255,6 @@ def dialogue_features() -> Any:
                     "corners": tfds.features.Tensor(shape=(4,), dtype=np.float32),
                 }
             ),
+            **annotated.features(parts),
         }
     )

@@ -36,6 +36,11 @@ DATASETS = {
     "dialogue_folder": "tfds_builders.dialogue_folder.dialogue_folder_dataset_builder",
     "photo_folder": "tfds_builders.photo_folder.photo_folder_dataset_builder",
     "coco_captions": "tfds_builders.coco_captions.coco_captions_dataset_builder",
+    "jddc21": "tfds_builders.jddc21.jddc21_dataset_builder",
+    "jddc_pairs": "tfds_builders.jddc_pairs.jddc_pairs_dataset_builder",
+    "jddc_sessions": "tfds_builders.jddc_sessions.jddc_sessions_dataset_builder",
+    "utterance_rewrite": "tfds_builders.utterance_rewrite.utterance_rewrite_dataset_builder",
+    "lccc": "tfds_builders.lccc.lccc_dataset_builder",
 }
 
 _LOOKED_AT = 1000  # photos, to see whether features have ids as the dataset's

@@ -1,22 +1,79 @@
 """How far a figure over queries may be trusted: percentile bootstrap intervals.
 
-The figure is a mean, or a quotient of two sums (F1 is one). A difference between two systems on the
+The figure is a mean, or a quotient of two sums (F1 is one), or another function of sums (BLEU of a
+corpus is one). A difference between two systems on the
 same queries is resampled in pairs: queries are hard or easy for both, and intervals of the two
 figures alone would hide differences that are real.
 """
 
 from __future__ import annotations
 
-import numpy as np
-from jaxtyping import Float, Int
+from collections.abc import Callable
+from dataclasses import dataclass
 
-from mmjax.metrics.base import ratio
+import numpy as np
+from jaxtyping import Bool, Float, Int, Real
 
 CHUNK = 2**22  # indices drawn at once, so that memory does not grow with the number of queries
 
 
+@dataclass(frozen=True)
+class Sums:
+    """What a figure is computed from, where it depends on sums over queries alone.
+
+    Attributes:
+      rows: of each query, what is summed.
+      figure: sums [D, S] -> figures [D], of D draws.
+    """
+
+    rows: Real[np.ndarray, "Q S"]
+    figure: Callable[[Float[np.ndarray, "D S"]], Float[np.ndarray, " D"]]
+
+    @property
+    def value(self) -> float:
+        """The figure of all queries."""
+        return float(self.figure(np.asarray(self.rows, np.float64).sum(0)[None])[0])
+
+    def ordered(self, order: Int[np.ndarray, " P"]) -> Sums:
+        """Of these queries, in this order."""
+        return Sums(self.rows[order], self.figure)
+
+    def only(self, kept: Bool[np.ndarray, " Q"]) -> Sums:
+        """Of as many queries, of which all others count nothing."""
+        return Sums(self.rows * np.asarray(kept)[:, None], self.figure)
+
+
+Sample = np.ndarray | tuple[np.ndarray, np.ndarray] | Sums
+
+
+def as_sums(sample: Sample, weights: Float[np.ndarray, " Q"] | None = None) -> Sums:
+    """A sample in its general form: a row of numbers is a mean (of the weights' sum where they are
+    given), two rows (a, b) are sum(a) / sum(b).
+
+    Raises ValueError for no values and for NaN.
+    """
+    if isinstance(sample, Sums):
+        rows, figure = np.asarray(sample.rows, np.float64), sample.figure
+        usable = rows.ndim == 2
+    else:
+        if isinstance(sample, tuple):
+            sample, weights = sample
+        values = np.asarray(sample, np.float64)
+        usable = values.ndim == 1
+        counts = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
+        rows, figure = np.stack([values, counts], 1) if usable else values, _quotients
+    if not usable or len(rows) == 0 or np.isnan(rows).any():
+        raise ValueError(f"values must be one row of numbers, not NaN; got shape {rows.shape}")
+    return Sums(rows, figure)
+
+
+def _quotients(sums: Float[np.ndarray, "D 2"]) -> Float[np.ndarray, " D"]:
+    total, count = sums[:, 0], sums[:, 1]
+    return np.divide(total, count, out=np.zeros_like(total), where=count != 0)
+
+
 def bootstrap_interval(
-    values: Float[np.ndarray, " Q"],
+    values: Sample,
     weights: Float[np.ndarray, " Q"] | None = None,
     *,
     groups: Int[np.ndarray, " Q"] | None = None,
@@ -24,7 +81,7 @@ def bootstrap_interval(
     samples: int = 10_000,
     seed: int = 0,
 ) -> tuple[float, float]:
-    """(low, high): percentile bootstrap interval of sum(values) / sum(weights) (Efron, 1979).
+    """(low, high): percentile bootstrap interval of a figure (Efron, 1979).
 
     Queries of one group (captions of one photo, turns of one dialogue) are not independent: whole
     groups are drawn then.
@@ -33,14 +90,16 @@ def bootstrap_interval(
     for a level outside (0, 1).
 
     Args:
-      weights: None: all 1, and the figure is the mean. A draw in which they are all 0 gives 0.
+      values: see `as_sums`.
+      weights: of one row of values; None: all 1, and the figure is the mean. A draw in which they
+        are all 0 gives 0.
     """
-    return _bounds(_resampled(values, weights, groups, samples, seed), level)
+    return _bounds(_resampled(as_sums(values, weights), groups, samples, seed), level)
 
 
 def paired_bootstrap(
-    a: Float[np.ndarray, " Q"],
-    b: Float[np.ndarray, " Q"],
+    a: Sample,
+    b: Sample,
     *,
     weights: tuple[Float[np.ndarray, " Q"], Float[np.ndarray, " Q"]] | None = None,
     groups: Int[np.ndarray, " Q"] | None = None,
@@ -56,39 +115,27 @@ def paired_bootstrap(
     Args:
       weights: of a and of b; None: the figures are means.
     """
-    if np.shape(a) != np.shape(b):
-        raise ValueError(f"paired values differ in number: {np.shape(a)} and {np.shape(b)}")
     weights = (None, None) if weights is None else weights
+    one, other = as_sums(a, weights[0]), as_sums(b, weights[1])
+    if one.rows.shape != other.rows.shape:
+        raise ValueError(f"paired values differ in number: {one.rows.shape} and {other.rows.shape}")
     # The draws depend on the seed and the number of groups alone: both see the same queries.
-    both = zip((a, b), weights, strict=True)
-    first, second = (_resampled(values, w, groups, samples, seed) for values, w in both)
-    difference = ratio(a, weights[0]) - ratio(b, weights[1])
-    return difference, *_bounds(first - second, level)
+    first, second = (_resampled(sums, groups, samples, seed) for sums in (one, other))
+    return one.value - other.value, *_bounds(first - second, level)
 
 
-def _resampled(
-    values: np.ndarray,
-    weights: np.ndarray | None,
-    groups: np.ndarray | None,
-    samples: int,
-    seed: int,
-) -> np.ndarray:
+def _resampled(sums: Sums, groups: np.ndarray | None, samples: int, seed: int) -> np.ndarray:
     """[samples], the figure in each draw of as many groups as there are."""
-    values = np.asarray(values, np.float64)
-    if values.ndim != 1 or len(values) == 0 or np.isnan(values).any():
-        raise ValueError(f"values must be one row of numbers, not NaN; got shape {values.shape}")
-    sums = values
-    counts = np.ones(len(values)) if weights is None else np.asarray(weights, np.float64)
-    if groups is not None and len(np.unique(groups)) < len(values):
+    columns = list(sums.rows.T)
+    if groups is not None and len(np.unique(groups)) < len(sums.rows):
         number = np.unique(groups, return_inverse=True)[1].reshape(-1)
-        sums, counts = np.bincount(number, values), np.bincount(number, counts)
+        columns = [np.bincount(number, column) for column in columns]
     rng = np.random.default_rng(seed)
-    chunk = max(1, CHUNK // len(sums))
+    chunk = max(1, CHUNK // len(columns[0]))
     figures = []
     for start in range(0, samples, chunk):
-        drawn = rng.integers(len(sums), size=(min(chunk, samples - start), len(sums)))
-        total, count = sums[drawn].sum(axis=1), counts[drawn].sum(axis=1)
-        figures.append(np.divide(total, count, out=np.zeros_like(total), where=count != 0))
+        drawn = rng.integers(len(columns[0]), size=(min(chunk, samples - start), len(columns[0])))
+        figures.append(sums.figure(np.stack([c[drawn].sum(axis=1) for c in columns], 1)))
     return np.concatenate(figures)
 
 

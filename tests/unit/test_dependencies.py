@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parents[2] / "mmjax"
 ALLOWED = {
     "errors": set(),
     "config": {"errors"},
-    "metrics": {"parallel"},
+    "metrics": {"data", "parallel"},
     "parallel": {"config", "errors"},
     "losses": {"parallel"},
     "models": {"parallel", "errors"},
@@ -27,6 +27,8 @@ ALLOWED = {
     "figures": {"metrics"},
     "published": {"config", "errors"},
     "report_formats": set(),
+    "answers": {"errors"},
+    "rating": {"answers", "errors", "metrics", "observe"},
     "tasks": {
         *("config", "data", "errors", "evaluators", "observe"),
         *("losses", "metrics", "models", "parallel", "pretrained"),

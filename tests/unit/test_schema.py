@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mmjax.data.annotations import PARTS, Edu, Product, Relation
 from mmjax.data.photos import BytesPhoto
 from mmjax.data.schema import Box, Dialogue, Photo, Turn, from_record, to_record
 
@@ -16,8 +18,29 @@ SHARE = st.floats(0, 1, width=32)
 BOX = st.builds(Box, TEXT, SHARE, SHARE, SHARE, SHARE)
 LABELS, BOXES = st.lists(TEXT, max_size=3).map(tuple), st.lists(BOX, max_size=2).map(tuple)
 PHOTO = st.builds(Photo, TEXT, LABELS, TEXT, BOXES)
-TURN = st.builds(Turn, st.integers(0, 9), TEXT, st.lists(PHOTO, max_size=3).map(tuple))
+TEXTS = st.lists(TEXT, max_size=3).map(tuple)
+TURN = st.builds(
+    Turn,
+    st.integers(0, 9),
+    TEXT,
+    st.lists(PHOTO, max_size=3).map(tuple),
+    references=TEXTS,
+    rewrites=st.none() | TEXTS,
+)
 DIALOGUE = st.builds(Dialogue, TEXT, st.lists(TURN, max_size=6).map(tuple))
+NUMBER = st.integers(0, 9)
+ATTRIBUTES = st.lists(st.tuples(TEXT, TEXT), max_size=2).map(tuple)
+ANNOTATED = st.builds(
+    Dialogue,
+    TEXT,
+    st.lists(TURN, max_size=3).map(tuple),
+    roles=TEXTS,
+    targets=st.lists(NUMBER, max_size=3).map(tuple),
+    products=st.lists(st.builds(Product, TEXT, TEXT, ATTRIBUTES), max_size=2).map(tuple),
+    edus=st.lists(st.builds(Edu, NUMBER, TEXT, st.none() | NUMBER), max_size=2).map(tuple),
+    relations=st.lists(st.builds(Relation, NUMBER, NUMBER, TEXT), max_size=2).map(tuple),
+    summaries=TEXTS,
+)
 
 
 def as_read(record: dict[str, Any]) -> dict[str, Any]:
@@ -43,12 +66,56 @@ def as_read(record: dict[str, Any]) -> dict[str, Any]:
             "label": [box["label"].encode() for box in boxes],
             "corners": [np.array(box["corners"], np.float32) for box in boxes],
         },
+        **{
+            name: columns(record[name], name)
+            for name in record.keys() - {"id", "turns", "photos", "boxes"}
+        },
     }
+
+
+COLUMNS = {
+    "references": ("turn", "text"),
+    "rewrites": ("turn", "possible", "text"),
+    "products": ("id", "kind"),
+    "attributes": ("product", "name", "value"),
+    "edus": ("turn", "text", "photo"),
+    "relations": ("head", "tail", "label"),
+}
+
+
+def columns(rows: list[Any], name: str) -> Any:
+    def value(x: Any) -> Any:
+        return x.encode() if isinstance(x, str) else np.int32(x)
+
+    if name in COLUMNS:
+        return {column: [value(row[column]) for row in rows] for column in COLUMNS[name]}
+    return [value(row) for row in rows]
 
 
 @given(DIALOGUE)
 def test_a_dialogue_comes_back_from_its_record(dialogue: Dialogue):
     assert from_record(as_read(to_record(dialogue))) == dialogue
+
+
+@given(ANNOTATED)
+def test_what_a_dataset_says_beyond_turns_comes_back_too(dialogue: Dialogue):
+    assert from_record(as_read(to_record(dialogue))) == dialogue
+    assert from_record(as_read(to_record(dialogue, PARTS))) == dialogue
+
+
+def test_a_record_without_annotations_has_no_columns_for_them():
+    record = to_record(Dialogue("d", (Turn(0, "x"),)))
+    assert record.keys() == {"id", "turns", "photos", "boxes"}
+
+
+def test_a_turn_that_cannot_be_rewritten_is_not_one_that_nobody_looked_at():
+    turns = (Turn(0, "a", rewrites=()), Turn(0, "b"), Turn(0, "c", rewrites=("d", "e")))
+    assert from_record(as_read(to_record(Dialogue("d", turns)))).turns == turns
+
+
+def test_an_annotation_that_would_be_lost_is_refused():
+    with pytest.raises(ValueError, match=r"'d' has \['summaries'\]"):
+        to_record(Dialogue("d", (), summaries=("s",)), ("roles",))
 
 
 def test_photos_return_to_the_turn_that_shared_them():

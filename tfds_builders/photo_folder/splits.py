@@ -7,13 +7,13 @@ when others are added.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from mmjax.data.schema import SPLITS
 from mmjax.errors import UserError
+from tfds_builders.carving import drawn, percentile
 
 _MAX_FOLDS = 100
 
@@ -34,8 +34,8 @@ class Shares:
         ends = (train, train + dev, 100)
 
         def split(unit: str) -> str:
-            drawn = _hash(unit) * 100 >> 64  # 0..99
-            return next(name for name, end in zip(SPLITS, ends, strict=True) if drawn < end)
+            place = percentile(unit)
+            return next(name for name, end in zip(SPLITS, ends, strict=True) if place < end)
 
         chosen = {unit: split(unit) for unit in units}
         for name in self.splits:
@@ -70,7 +70,7 @@ class Fold:
             raise UserError(
                 f"for {self.n} folds there are too few photos ({len(units)}); add some{fewer}."
             )
-        ranked = sorted(units, key=lambda unit: (_hash(unit), unit))
+        ranked = sorted(units, key=lambda unit: (drawn(unit), unit))
         test, dev = self.k - 1, self.k % self.n
 
         def split(rank: int) -> str:
@@ -114,8 +114,3 @@ class Units:
 
     def all(self) -> list[str]:
         return [name for name, parent in self._parents.items() if name == parent]
-
-
-def _hash(unit: str) -> int:
-    """64 bits."""
-    return int.from_bytes(hashlib.sha256(unit.encode()).digest()[:8], "big")

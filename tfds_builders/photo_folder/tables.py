@@ -123,14 +123,18 @@ def read_photos(
                 if name in known.file_of and name not in done:
                     done.add(name)
                     file = known.file_of[name]
-                    yield name, _content(files.path(file), expected.get(file))
+                    yield name, content(files.path(file), expected.get(file))
 
 
 def _photo_ids(dialogues: list[Dialogue]) -> Iterator[str]:
     return (photo.id for d in dialogues for turn in d.turns for photo in turn.photos)
 
 
-def _content(path: Path, digest: str | None) -> bytes | BadRecordError:
+def content(path: Path, digest: str | None) -> bytes | BadRecordError:
+    """A file's bytes, or why they cannot be used. `digest`: their SHA-256, where it is known.
+
+    Raises UserError where they are no longer those of the digest.
+    """
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)

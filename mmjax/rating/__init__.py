@@ -1,0 +1,1 @@
+"""People judge generated answers: blind sheets out, ratings in, agreement and tables."""

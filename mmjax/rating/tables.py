@@ -1,0 +1,124 @@
+"""Tables of ratings: means per system with intervals, shares of errors, and agreement."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from mmjax.metrics.agreement import fleiss_kappa
+from mmjax.metrics.bootstrap import bootstrap_interval, paired_bootstrap
+from mmjax.rating.questions import Question
+from mmjax.rating.ratings import Ratings
+
+UNDECIDED = "no majority"
+
+
+def summarise(ratings: Ratings) -> dict[str, Any]:
+    """JSON values: agreement, and per system what each question says.
+
+    Of a scale: "mean" over items of the mean over raters, "interval" (95 %, items drawn anew) and
+    "of", the means by question's id. Else: "shares" of the items in percent by what most raters
+    chose, "no majority" where two choices lead, and "of".
+    """
+    found: dict[str, Any] = {"items": len(ratings.items), "questions": {}}
+    for question in ratings.questions:
+        given = ratings.given[question.name]
+        told = [_told_of(question, chosen) for chosen in given.values()]
+        by_system: dict[str, dict[str, Any]] = {}
+        for (_, item), value in zip(ratings.items.items(), told, strict=True):
+            for system in item["systems"]:
+                by_system.setdefault(system, {})[item["id"]] = value
+        judge = _scale if question.is_scale else _shares
+        found["questions"][question.name] = {
+            "raters": len(next(iter(given.values()))),
+            "kappa": _kappa(question, given),
+            "systems": {s: judge(question, of) for s, of in sorted(by_system.items())},
+        }
+    return found
+
+
+def as_markdown(found: Mapping[str, Any]) -> str:
+    """The tables, with what may and may not be concluded."""
+    lines = []
+    for name, of in found["questions"].items():
+        kappa = (
+            "undefined: all ratings are the same" if of["kappa"] is None else f"{of['kappa']:.3f}"
+        )
+        agreed = f"Fleiss' kappa {kappa}" if of["raters"] > 1 else "one rater, so no agreement"
+        lines += [f"**{name}** ({of['raters']} raters, {found['items']} answers; {agreed})", ""]
+        systems = of["systems"]
+        if all("mean" in figures for figures in systems.values()):
+            lines += ["| system | questions | mean [95 %] |", "|---|---|---|"]
+            lines += [
+                f"| {_cell(s)} | {len(x['of'])} | {x['mean']:.2f} "
+                f"[{x['interval'][0]:.2f}, {x['interval'][1]:.2f}] |"
+                for s, x in sorted(systems.items(), key=lambda pair: -pair[1]["mean"])
+            ]
+            lines += ["", *_winner(systems)]
+        else:
+            names = list(next(iter(systems.values()))["shares"])
+            lines += ["| system | questions | " + " | ".join(f"{n} (%)" for n in names) + " |"]
+            lines += ["|---|---|" + "---|" * len(names)]
+            lines += [
+                f"| {_cell(s)} | {len(x['of'])} | "
+                + " | ".join(f"{x['shares'][n]:.0f}" for n in names)
+                + " |"
+                for s, x in systems.items()
+            ]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _told_of(question: Question, chosen: tuple[str, ...]) -> Any:
+    """The mean, or what most raters chose."""
+    if question.is_scale:
+        return float(np.mean([float(choice) for choice in chosen]))
+    (first, most), *others = Counter(chosen).most_common(2)
+    return UNDECIDED if others and others[0][1] == most else first
+
+
+def _kappa(question: Question, given: Mapping[str, tuple[str, ...]]) -> float | None:
+    counts = np.array([[chosen.count(c) for c in question.choices] for chosen in given.values()])
+    if counts.sum(1)[0] < 2:
+        return None
+    kappa = fleiss_kappa(counts)
+    return None if math.isnan(kappa) else kappa
+
+
+def _scale(question: Question, of: Mapping[str, float]) -> dict[str, Any]:
+    values = np.array(list(of.values()))
+    return {
+        "mean": float(values.mean()),
+        "interval": list(bootstrap_interval(values)),
+        "of": dict(of),
+    }
+
+
+def _shares(question: Question, of: Mapping[str, str]) -> dict[str, Any]:
+    counts = Counter(of.values())
+    names = (*question.choices, UNDECIDED)
+    return {"shares": {n: 100 * counts[n] / len(of) for n in names}, "of": dict(of)}
+
+
+def _winner(systems: Mapping[str, Any]) -> list[str]:
+    """The first against the second on the questions that both answered."""
+    if len(systems) < 2:
+        return []
+    first, second = sorted(systems, key=lambda s: -systems[s]["mean"])[:2]
+    one, other = systems[first]["of"], systems[second]["of"]
+    both = sorted(one.keys() & other.keys())
+    difference, low, high = paired_bootstrap(
+        np.array([one[k] for k in both]), np.array([other[k] for k in both])
+    )
+    shown = f"{difference:+.2f} [{low:+.2f}, {high:+.2f}] (paired bootstrap, 95 %)"
+    if low > 0:
+        return [f"{_cell(first)} is better than {_cell(second)}: {shown}."]
+    return [f"No winner: {_cell(first)} against {_cell(second)}: {shown} includes 0."]
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,1 @@
+"""JDDC 2.1: multimodal customer service."""

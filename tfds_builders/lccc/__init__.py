@@ -1,0 +1,1 @@
+"""LCCC: short Chinese conversations."""

@@ -1,0 +1,1 @@
+"""Incomplete utterances and what they mean (Su et al., ACL 2019)."""
