@@ -83,7 +83,8 @@ def read_metrics(folder: epath.PathLike) -> list[dict[str, Any]]:
 
 def _files(folder: epath.Path) -> list[tuple[int, int, epath.Path]]:
     found = []
-    for path in folder.iterdir():
+    # In an object store a folder is there only when something is in it.
+    for path in folder.iterdir() if folder.exists() else ():
         start, _, part = path.stem.partition("-")
         if path.suffix == ".jsonl" and start.isdigit() and part.isdigit():
             found.append((int(start), int(part), path))
