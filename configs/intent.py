@@ -113,15 +113,17 @@ def _t5(arg: SimpleNamespace) -> ConfigDict:
 
 
 def _minilm(arg: SimpleNamespace) -> ConfigDict:
-    """One epoch on the last 126 tokens: an hour or less on two cores.
+    """On the last 126 tokens: an hour or less on two cores.
 
-    Turns before a share count twice, so that argmax decides near to where the best threshold does.
+    One epoch of all prefixes, or two of dialogues that are read once and so cost a quarter. Turns
+    before a share count twice, so that argmax decides near to where the best threshold does.
     """
     if not arg.weights:
         raise UserError(
             "text=minilm needs its weights: configs/intent.py:text=minilm,weights=FOLDER, a "
             "Hugging Face folder or hub id such as sentence-transformers/all-MiniLM-L6-v2."
         )
+    epochs, between = (2.0, 1.0) if arg.prefix == "shared" else (1.0, 0.5)
     return _config(
         arg,
         name="MiniLM-L6",
@@ -131,8 +133,8 @@ def _minilm(arg: SimpleNamespace) -> ConfigDict:
         optim=OptimOptions(learning_rate=1e-4, warmup_fraction=0.06),
         batch_size=64,
         window=SHORT_WINDOW,
-        epochs=1.0,
-        eval=EvalOptions(every_epochs=0.5, metric="f1", first=False),
+        epochs=epochs,
+        eval=EvalOptions(every_epochs=between, metric="f1", first=False),
     )
 
 

@@ -13,6 +13,8 @@
                                                       direction=i-t, pooling=lse, max, sum
     configs/retrieval.py:model=scan,regions=grid,image_weights=FOLDER
                                                       SCAN on the cells of a ResNet's grid
+    configs/retrieval.py:model=scan,regions=boxes,image_weights=FOLDER,dataset=photo_folder
+                                                      or on the boxes that a dataset has in it
     configs/retrieval.py:model=scan,demo              a small SCAN (or model=vsepp), in minutes
     configs/retrieval.py:model=bm25                   BM25
     configs/retrieval.py:table4                       how to list the rows of the paper's table
@@ -56,7 +58,7 @@ NAMES = {"de": "DE", "de_img": "DE_img", "de_label": "DE_label"}
 TEXTS = {"bert": "bert-base", "bert-tiny": "bert-tiny", "minilm": "minilm-l6"}
 DIRECTIONS = ("t-i", "i-t")
 POOLINGS = ("avg", "lse", "max", "sum")
-GRID = "grid"  # in place of a place
+GRID, BOXES = "grid", "boxes"  # in place of a place
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -66,7 +68,8 @@ def get_config(variant: str = "") -> ConfigDict:
       variant: `model`: one of MODELS; `text`: one of TEXTS; `image`: one of IMAGE_PRESETS;
         `weights`, `image_weights`: folder or hub id of the text encoder, of the image encoder;
         of vsepp and scan: `finetune`: the image encoder is trained too; `direction`, `pooling`:
-        of SCAN's attention; `regions`: where features of regions are, or "grid": a network's;
+        of SCAN's attention; `regions`: where features of regions are, or a network's: "grid", or
+        "boxes" in it;
         `dataset`: a builder; `init_from`: a run; `demo`: a small model, trained in minutes on
         generated dialogues and photos unless a dataset is named; `table4`: tells how to list the
         commands of all rows of the paper's table.
@@ -142,7 +145,7 @@ def _paper(arg: SimpleNamespace) -> ConfigDict:
 
 def _matching(arg: SimpleNamespace) -> ConfigDict:
     """VSE++ and SCAN as their authors train them on COCO."""
-    grid = arg.model == "vsepp" or arg.regions == GRID
+    grid = arg.model == "vsepp" or arg.regions in (GRID, BOXES)
     # (learning rate, epochs until it is a tenth, epochs in all); VSE++'s second stage.
     rate, decay, epochs = {"vsepp": (2e-4, 15.0, 30.0), "scan": (5e-4, 10.0, 20.0)}[arg.model]
     if arg.finetune:
@@ -151,12 +154,12 @@ def _matching(arg: SimpleNamespace) -> ConfigDict:
     # What comes with weights is kept at first; from scratch there is nothing to keep.
     frozen = grid and not arg.finetune and bool(arg.image_weights or arg.init_from)
     return new_config(
-        label=_matching_label(arg, f" ({arg.image}{tuned})" if grid else "", "MH"),
+        label=_matching_label(arg, f"{arg.image}{tuned}" if grid else "", "MH"),
         system="network",
         task_name="retrieval",
         data=DataOptions(dataset=arg.dataset, regions=None if grid else arg.regions or None),
         task=RetrievalOptions(
-            candidate="pixels" if grid else "regions",
+            candidate=_seen(arg) if grid else "regions",
             loss="mh",
             margin=0.2,
             reduction="sum",
@@ -193,12 +196,12 @@ def _matching(arg: SimpleNamespace) -> ConfigDict:
 def _matching_demo(arg: SimpleNamespace) -> ConfigDict:
     """From scratch on generated dialogues and photos: two cores and a few minutes."""
     return new_config(
-        label=_matching_label(arg, " (tiny, from scratch)", "SH"),
+        label=_matching_label(arg, "tiny, from scratch", "SH"),
         system="network",
         task_name="retrieval",
         data=DataOptions(dataset=arg.dataset),
         task=RetrievalOptions(
-            candidate="pixels",
+            candidate=_seen(arg),
             query="both",
             # Where nothing is learned yet, the hardest negative alone draws all vectors together.
             loss="sh",
@@ -223,7 +226,14 @@ def _matching_demo(arg: SimpleNamespace) -> ConfigDict:
     )
 
 
+def _seen(arg: SimpleNamespace) -> str:
+    """What a network of the pixels gives."""
+    return "boxes" if arg.regions == BOXES else "pixels"
+
+
 def _matching_label(arg: SimpleNamespace, network: str, loss: str) -> str:
+    if network:
+        network = f" ({network}, boxes)" if arg.regions == BOXES else f" ({network})"
     if arg.model == "vsepp":
         return f"VSE++{network}, {loss}"
     return f"SCAN {arg.direction} {arg.pooling.upper()}{network}, {loss}"

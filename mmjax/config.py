@@ -126,7 +126,8 @@ class DataOptions:
         one more is an error.
       max_skipped_fraction: share of records without a usable example above which a run stops.
       pixels: "real"; "blank" replaces every photo by a grey one; "shuffled" gives every photo the
-        pixels (and the regions) of another: controls, with which a model that sees must fail.
+        pixels (with their boxes, and the regions) of another: controls, with which a model that
+        sees must fail.
       regions: folder or file with features of the photos' regions, for models that read them
         (`tfds_builders.region_files` says in which forms).
     """

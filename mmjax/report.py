@@ -40,6 +40,7 @@ _SEEN = {
     "pixels": "pixels only",
     "both": "pixels and labels",
     "regions": "regions",
+    "boxes": "pixels in boxes",
 }
 
 

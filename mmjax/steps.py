@@ -55,21 +55,24 @@ def make_train_step(
             state.params, state.variables, batch, key, state.frozen
         )
         grad_norm = optax.tree.norm(grads)
-        updates, opt_state = tx.update(grads, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
-        ema = state.ema
-        if ema is not None:
-            decay = ema_decay
-            if ema_warmup:
-                made = _updates_made(state.opt_state)
-                decay = jnp.minimum(decay, (1.0 + made) / (10.0 + made))
-            ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, ema, params)
+
+        def update(params: Any, _: Any, opt_state: Any, ema: Any) -> tuple[Any, ...]:
+            updates, opt_state = tx.update(grads, opt_state, params)
+            params = optax.apply_updates(params, updates)
+            if ema is not None:
+                decay = ema_decay
+                if ema_warmup:
+                    made = _updates_made(state.opt_state)
+                    decay = jnp.minimum(decay, (1.0 + made) / (10.0 + made))
+                ema = jax.tree.map(lambda e, p: decay * e + (1 - decay) * p, ema, params)
+            return params, variables, opt_state, ema
 
         finite = jnp.isfinite(values["loss"]) & jnp.isfinite(grad_norm)
-        learned = (params, variables, opt_state, ema)
         before = (state.params, state.variables, state.opt_state, state.ema)
-        params, variables, opt_state, ema = jax.tree.map(
-            lambda new, old: jnp.where(finite, new, old), learned, before
+        # A branch, and no choice between two states: that would need the old one after the new one
+        # is made, and so a copy of all moments.
+        params, variables, opt_state, ema = jax.lax.cond(
+            finite, update, lambda *before: before, *before
         )
         metrics = {**values, "grad_norm": grad_norm, "skipped": 1.0 - finite.astype(jnp.float32)}
         if schedule is not None:

@@ -49,8 +49,9 @@ class TaskData:
         """The records of a split."""
         if name not in self._sources:  # once: finding and listing photos takes its time
             data = self._options["data"]
-            self._records[name] = open_source(data, name, photos=self._task.photos)
-            self._sources[name] = self._task.read_with(self._records[name], name)
+            task = self._task
+            self._records[name] = open_source(data, name, photos=task.photos, boxes=task.boxes)
+            self._sources[name] = task.read_with(self._records[name], name)
         return self._sources[name]
 
     def split(self, name: str) -> Split:

@@ -48,6 +48,7 @@ class Featurizer(Protocol):
       cached: features that depend on the dialogue alone and are small, so that they may be kept
         in memory.
       photos: whether it reads pixels: the photos are prepared only for those that do.
+      boxes: whether it also reads where in them objects are.
       inputs: what it reads of a dialogue, of `mmjax.data.perturb.INPUTS`.
       identity: JSON values that, with a source's fingerprint, determine its examples.
     """
@@ -56,6 +57,7 @@ class Featurizer(Protocol):
     key_names: Sequence[str]
     cached: Collection[str]
     photos: bool
+    boxes: bool
     inputs: Collection[str]
     identity: Mapping[str, Any]
 

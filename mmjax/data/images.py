@@ -12,7 +12,8 @@ import io
 import threading
 import warnings
 from collections import OrderedDict
-from typing import Literal
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -64,6 +65,25 @@ class ImageOptions:
     cached_mib: int = operational(1024, low=0)
 
 
+class Part(NamedTuple):
+    """A rectangle of a photo: where its edges are, as fractions of the width and the height."""
+
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+WHOLE = Part(0.0, 0.0, 1.0, 1.0)
+
+
+class View(NamedTuple):
+    """A square of pixels, uint8 [S, S, 3], and the part of the photo that it shows."""
+
+    pixels: np.ndarray
+    part: Part
+
+
 class PhotoReader:
     """Photos as squares of pixels; those that are not drawn at random are kept in memory.
 
@@ -74,9 +94,7 @@ class PhotoReader:
         self.options = options
         self._forget()
 
-    def __call__(
-        self, file: PhotoFile, rng: np.random.Generator | None = None
-    ) -> UInt8[np.ndarray, "S S 3"]:
+    def __call__(self, file: PhotoFile, rng: np.random.Generator | None = None) -> View:
         """The photo's square.
 
         Args:
@@ -94,16 +112,16 @@ class PhotoReader:
             if file.digest in self._kept:
                 self._kept.move_to_end(file.digest)
                 return self._kept[file.digest]
-        fit = {"squash": squash, "crop": centre_crop}[options.fit]
-        square = fit(decode_image(file.read(), shortest=_shortest(options)), options.size)
+        fit = {"squash": _squashed, "crop": centre_crop}[options.fit]
+        view = fit(decode_image(file.read(), shortest=_shortest(options)), options.size)
         with self._lock:
-            self._kept[file.digest] = square
-            while len(self._kept) * square.nbytes > options.cached_mib * 2**20:
+            self._kept[file.digest] = view
+            while len(self._kept) * view.pixels.nbytes > options.cached_mib * 2**20:
                 self._kept.popitem(last=False)
-        return square
+        return view
 
     def _forget(self) -> None:
-        self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._kept: OrderedDict[str, View] = OrderedDict()
         self._lock = threading.Lock()
 
     def __getstate__(self) -> dict:
@@ -151,8 +169,13 @@ def squash(image: Pixels, size: int) -> Pixels:
     return np.asarray(resized)
 
 
-def centre_crop(image: Pixels, size: int) -> Pixels:
+def _squashed(image: Pixels, size: int) -> View:
+    return View(squash(image, size), WHOLE)
+
+
+def centre_crop(image: Pixels, size: int) -> View:
     """The shorter side resized to 8/7 of `size` (256 for 224), and the middle of that."""
+    sides = np.array(image.shape[:2])
     image = _without_far_ends(image)
     height, width = image.shape[:2]
     scaled = round(size * 8 / 7)
@@ -160,7 +183,10 @@ def centre_crop(image: Pixels, size: int) -> Pixels:
     h, w = (scaled, longer) if height <= width else (longer, scaled)
     resized = np.asarray(Image.fromarray(image).resize((w, h), Image.Resampling.BILINEAR))
     top, left = round((h - size) / 2), round((w - size) / 2)
-    return np.ascontiguousarray(resized[top : top + size, left : left + size])
+    pixels = np.ascontiguousarray(resized[top : top + size, left : left + size])
+    step = np.array([height, width]) / [h, w]  # of a pixel, in those of the photo
+    start = (sides - [height, width]) // 2 + step * [top, left]
+    return View(pixels, _part(start, start + step * size, sides))
 
 
 def _without_far_ends(image: Pixels, longest: int = 8) -> Pixels:
@@ -175,7 +201,7 @@ def _without_far_ends(image: Pixels, longest: int = 8) -> Pixels:
 
 def random_crop(
     image: Pixels, size: int, rng: np.random.Generator, *, min_area: float = 0.08
-) -> Pixels:
+) -> View:
     """A random part of the image, resized to `size` by `size` (Szegedy et al., 2015).
 
     Args:
@@ -192,8 +218,15 @@ def random_crop(
     else:  # a very long photo: its middle
         w, h = min(width, round(height * 4 / 3)), min(height, round(width * 4 / 3))
         left, top = (width - w) // 2, (height - h) // 2
-    part = Image.fromarray(image[top : top + h, left : left + w])
-    return np.asarray(part.resize((size, size), Image.Resampling.BILINEAR))
+    cut = Image.fromarray(image[top : top + h, left : left + w])
+    pixels = np.asarray(cut.resize((size, size), Image.Resampling.BILINEAR))
+    return View(pixels, _part([top, left], [top + h, left + w], image.shape[:2]))
+
+
+def _part(start: Sequence[float], end: Sequence[float], sides: Sequence[int]) -> Part:
+    """From (y, x) in pixels; `sides`: height, width."""
+    (top, left), (bottom, right) = np.divide(start, sides), np.divide(end, sides)
+    return Part(float(left), float(top), float(right), float(bottom))
 
 
 def _open(data: bytes) -> Image.Image:

@@ -14,7 +14,6 @@ import hashlib
 import io
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar
 
 import numpy as np
 from PIL import Image
@@ -22,7 +21,7 @@ from PIL import Image
 from mmjax.data.names import NEUTRAL, Names, find_names
 from mmjax.data.photos import BytesPhoto
 from mmjax.data.region_set import ArrayRegions
-from mmjax.data.schema import Dialogue, Photo, PhotoFile, RegionFile, Turn
+from mmjax.data.schema import Dialogue, Photo, Turn
 from mmjax.data.sources import Source
 from mmjax.errors import UserError
 
@@ -39,7 +38,10 @@ INPUTS = {
 }
 
 Change = Callable[[Dialogue], Dialogue]
-Stored = TypeVar("Stored", PhotoFile, RegionFile)
+Photos = Mapping[str, Photo]  # by id
+
+# Part of the fingerprint: raise it when a perturbation gives other dialogues than before.
+_FORMAT = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,14 +50,13 @@ class Perturbation:
     takes: the input that is taken away, of `INPUTS`.
     says: what is done, in words.
     change: looks at the source, and gives the function for its dialogues.
-    photos: what becomes of where the pixels are, by id.
+    photos: what becomes of what is seen in the source's photos: pixels, boxes, regions.
     """
 
     takes: str
     says: str
     change: Callable[[Source], Change] | None = None
-    photos: Callable[[Mapping[str, PhotoFile]], Mapping[str, PhotoFile]] | None = None
-    regions: Callable[[Mapping[str, RegionFile]], Mapping[str, RegionFile]] | None = None
+    photos: Callable[[Photos], Photos] | None = None
 
 
 def perturbed(source: Source, name: str) -> PerturbedSource:
@@ -73,16 +74,15 @@ class PerturbedSource:
     def __init__(self, source: Source, name: str, perturbation: Perturbation):
         self._source = source
         self.name, self.photos, self.regions = source.name, source.photos, source.regions
-        digest = hashlib.sha256(f"{source.fingerprint} {name}".encode())
+        digest = hashlib.sha256(f"{source.fingerprint} {name} {_FORMAT}".encode())
         self.fingerprint = digest.hexdigest()
         if perturbation.change is not None:
             self._change = perturbation.change(source)
             return
-        self.photos = perturbation.photos(source.photos) if source.photos else {}
-        self.regions = perturbation.regions(source.regions) if source.regions else {}
-        self._change: Change = functools.partial(
-            _with_files, files=self.photos, regions=self.regions
-        )
+        seen = perturbation.photos(_photos_of(source))
+        self.photos = {name: p.file for name, p in seen.items() if p.file is not None}
+        self.regions = {name: p.regions for name, p in seen.items() if p.regions is not None}
+        self._change: Change = functools.partial(_as_seen, seen=seen)
 
     def __len__(self) -> int:
         return len(self._source)
@@ -114,27 +114,60 @@ def _grey() -> BytesPhoto:
 BLANK = _grey()
 
 
-def _blanked(photos: Mapping[str, PhotoFile]) -> dict[str, PhotoFile]:
-    return dict.fromkeys(photos, BLANK)
+def _photos_of(source: Source) -> dict[str, Photo]:
+    """All that are shared or proposed."""
+    found = {}
+    for i in range(len(source)):
+        dialogue = source[i]
+        for holder in (*dialogue.turns, *filter(None, dialogue.proposals)):
+            found |= {photo.id: photo for photo in holder.photos}
+    return found
 
 
-def _blank_regions(regions: Mapping[str, RegionFile]) -> dict[str, RegionFile]:
-    """One region of zeros each."""
-    width = next(iter(regions.values())).read().shape[1]
-    return dict.fromkeys(regions, ArrayRegions(np.zeros((1, width), np.float32), "blank"))
+def _blanked(photos: Photos) -> Photos:
+    """One grey, one region of zeros, and no box: where it is would tell one grey from another."""
+    width = next((p.regions.read().shape[1] for p in photos.values() if p.regions is not None), 0)
+    zeros = ArrayRegions(np.zeros((1, width), np.float32), "blank")
+    return {
+        name: replace(
+            photo,
+            file=None if photo.file is None else BLANK,
+            boxes=(),
+            regions=None if photo.regions is None else zeros,
+        )
+        for name, photo in photos.items()
+    }
 
 
-def _exchanged(stored: Mapping[str, Stored]) -> dict[str, Stored]:
-    names = list(stored)
-    others = exchange([stored[name].digest for name in names], "photos")
-    return {name: stored[names[other]] for name, other in zip(names, others, strict=True)}
+def _exchanged(photos: Photos) -> Photos:
+    """Boxes go with their pixels. They say where in these something is; and those of the photo
+    itself would tell how many things it shows, and how large, to a control that must not know."""
+    files, regions = _others(photos, "file"), _others(photos, "regions")
+    return {
+        name: replace(
+            photo,
+            file=files[name].file,
+            boxes=files[name].boxes,
+            regions=regions[name].regions,
+        )
+        for name, photo in photos.items()
+    }
 
 
-def _with_files(
-    dialogue: Dialogue, files: Mapping[str, PhotoFile], regions: Mapping[str, RegionFile]
-) -> Dialogue:
+def _others(photos: Photos, what: str) -> Photos:
+    """For each photo the one whose `what` it gets: itself where it has none."""
+    names = [name for name, photo in photos.items() if getattr(photo, what) is not None]
+    if not names:
+        return photos
+    others = exchange([getattr(photos[name], what).digest for name in names], "photos")
+    found = {name: photos[names[other]] for name, other in zip(names, others, strict=True)}
+    return {**photos, **found}
+
+
+def _as_seen(dialogue: Dialogue, seen: Photos) -> Dialogue:
     def other(photo: Photo) -> Photo:
-        return replace(photo, file=files.get(photo.id), regions=regions.get(photo.id))
+        new = seen[photo.id]
+        return replace(photo, file=new.file, boxes=new.boxes, regions=new.regions)
 
     return _photos(dialogue, other)
 
@@ -298,14 +331,9 @@ def _each(change: Change) -> Callable[[Source], Change]:
 
 
 PERTURBATIONS = {
-    "images_blanked": Perturbation(
-        "images", "every photo is the same grey", photos=_blanked, regions=_blank_regions
-    ),
+    "images_blanked": Perturbation("images", "every photo is the same grey", photos=_blanked),
     "images_shuffled": Perturbation(
-        "images",
-        "every photo has the pixels of another one",
-        photos=_exchanged,
-        regions=_exchanged,
+        "images", "every photo has the pixels of another one", photos=_exchanged
     ),
     "labels_dropped": Perturbation("labels", "no photo has labels", _each(_without_labels)),
     "labels_shuffled": Perturbation(

@@ -18,8 +18,9 @@ class BadRegionsError(ValueError):
 @dataclasses.dataclass(frozen=True)
 class RegionOptions:
     """Attributes:
-    count: regions of a photo that are seen, its first ones; fewer are filled up.
-    dim: width of a region's vector.
+    count: regions of a photo that are seen, its first ones; fewer are filled up. Of boxes: the
+      whole photo and the largest ones.
+    dim: width of a region's vector, where it comes with the photo.
     """
 
     count: int = limited(36, low=1, high=1000)

@@ -44,7 +44,10 @@ class RegionFile(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """An annotated object: its top left corner and size, as fractions of the photo's (0 to 1)."""
+    """An annotated object: its top left corner and size, as fractions of the photo's (0 to 1).
+
+    The photo is upright, as it is seen.
+    """
 
     label: str
     x: float

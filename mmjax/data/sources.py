@@ -73,6 +73,7 @@ def open_dataset(
     manual_dir: Any = None,
     max_bad_records: int = 0,
     photos: bool = False,
+    boxes: bool = False,
     regions: str | None = None,
 ) -> TfdsSource:
     """A split ("train", "dev", "test") of a dataset, prepared under `data_dir` when it is not.
@@ -83,6 +84,7 @@ def open_dataset(
     `max_bad_records`: how many records of the original files may be left out (and logged), and how
     many photos.
     `photos`: also prepare the photos, so that those that can be had have a `file`.
+    `boxes`: some photo must have boxes of its objects.
     `regions`: folder or file with features of the photos' regions, see
     `tfds_builders.region_files`.
     Raises `UserError` when the dataset cannot be had: unknown, absent, damaged, no room for it.
@@ -108,6 +110,8 @@ def open_dataset(
             f"{name} has no split {split!r} in {manual_dir or data_dir}, only "
             f"{', '.join(builder.info.splits)}; add it or choose another one."
         )
+    if boxes:
+        _check_boxes(TfdsSource(builder.data_path, split))
     found = None
     if photos:
         origin = builder.photos()
@@ -120,6 +124,17 @@ def open_dataset(
     source = TfdsSource(builder.data_path, split, found, features)
     _check_known(source, features, regions)
     return source
+
+
+def _check_boxes(source: TfdsSource) -> None:
+    """Without any, every photo would be seen as one region: noticed before one is fetched."""
+    turns = (turn for i in range(len(source)) for turn in source[i].turns)
+    if not any(photo.boxes for turn in turns for photo in turn.photos):
+        raise UserError(
+            f"no photo of {source.name} has boxes of its objects, which "
+            "config.task.candidate=boxes looks at: choose a dataset that has them (photo_folder, "
+            "coco_captions), or the cells of a grid (configs/retrieval.py:regions=grid)."
+        )
 
 
 def _open_regions(place: str, data_dir: Any, max_bad_records: int) -> RegionSet:

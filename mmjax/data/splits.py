@@ -39,8 +39,13 @@ class Split:
         ]
 
 
-def open_source(options: DataOptions, split: str, *, photos: bool = False) -> Source:
+def open_source(
+    options: DataOptions, split: str, *, photos: bool = False, boxes: bool = False
+) -> Source:
     """The records of a split, and the photos where pixels are read, prepared where they are not.
+
+    Args:
+      boxes: boxes in the photos are read too.
 
     Raises:
       UserError: as `open_dataset`, or `config.data.pixels` cannot be had.
@@ -52,6 +57,7 @@ def open_source(options: DataOptions, split: str, *, photos: bool = False) -> So
         manual_dir=options.manual_dir,
         max_bad_records=options.max_bad_records,
         photos=photos,
+        boxes=boxes,
         regions=options.regions,
     )
     if options.pixels == "real" or not (photos or options.regions):
@@ -64,7 +70,8 @@ def open_source(options: DataOptions, split: str, *, photos: bool = False) -> So
 
 def open_split(task: Featurizer, options: DataOptions, split: str) -> Split:
     """Records and index of a split."""
-    return index_split(task, options, open_source(options, split, photos=task.photos))
+    source = open_source(options, split, photos=task.photos, boxes=task.boxes)
+    return index_split(task, options, source)
 
 
 def index_split(task: Featurizer, options: DataOptions, source: Source) -> Split:

@@ -52,11 +52,12 @@ def ranking_from_embeddings(
     score: Score = DOT_PRODUCT,
     block: tuple[int, int] = BLOCK,
 ) -> Ranking:
-    """The k best by a score, for a pool of any size (`mmjax.parallel.topk`).
+    """The k best by a score, or all where there are fewer, for a pool of any size.
 
     Args and errors as of `rank_counts_from_embeddings`.
     """
     counts = rank_counts_from_embeddings(queries, pool, gold, score=score, block=block)
+    k = min(k, len(jax.tree.leaves(pool)[0]))
 
     def search(queries: Tree, gold: np.ndarray) -> tuple[jax.Array, ...]:
         own = _paired(queries, jax.tree.map(lambda x: x[gold], pool), score)

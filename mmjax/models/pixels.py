@@ -24,6 +24,12 @@ def network_input(batch: Any, dtype: Any, train: bool) -> Float[Array, "B H W 3"
     return normalize(pixels, dtype)
 
 
+def network_boxes(batch: Any, train: bool) -> Float[Array, "B R 4"]:
+    """Where in what `network_input` gives the "boxes" are; zeros where "box_mask" has none."""
+    boxes = jnp.where(batch["box_mask"][..., None], batch["boxes"], 0)
+    return mirror_boxes(boxes, batch["mirror"]) if train else boxes
+
+
 def normalize(pixels: UInt8[Array, "B H W 3"], dtype: Any = jnp.float32) -> Float[Array, "B H W 3"]:
     """Bytes (0 to 255) as values of mean 0 and variance 1 over ImageNet."""
     return ((pixels.astype(jnp.float32) / 255.0 - MEAN) / STD).astype(dtype)
@@ -32,3 +38,10 @@ def normalize(pixels: UInt8[Array, "B H W 3"], dtype: Any = jnp.float32) -> Floa
 def mirror(pixels: UInt8[Array, "B H W 3"], rows: Bool[Array, " B"]) -> UInt8[Array, "B H W 3"]:
     """Left and right exchanged in the given rows."""
     return jnp.where(rows[:, None, None, None], pixels[:, :, ::-1], pixels)
+
+
+def mirror_boxes(boxes: Float[Array, "B R 4"], rows: Bool[Array, " B"]) -> Float[Array, "B R 4"]:
+    """The same for boxes (left, top, right, bottom), fractions of the width and the height."""
+    left, top, right, bottom = jnp.moveaxis(boxes, -1, 0)
+    mirrored = jnp.stack([1 - right, top, 1 - left, bottom], axis=-1)
+    return jnp.where(rows[:, None, None], mirrored, boxes)

@@ -2,7 +2,8 @@
 
 Lee et al., "Stacked Cross Attention for Image-Text Matching" (ECCV 2018), section 3.1; how well
 they fit, `stacked_cross_attention` says. Regions come with the batch (the paper's: 36 of a Faster
-R-CNN, 2048 wide), or are the cells of the grid that a network of the pixels gives.
+R-CNN, 2048 wide), or are the cells of the grid that a network of the pixels gives, or averages over
+boxes in it.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from mmjax.models.box_pooling import pool_boxes
 from mmjax.models.gru import GruConfig
 from mmjax.models.image_tower import ImageTowerConfig
 from mmjax.models.layers import Projection, xavier_uniform
-from mmjax.models.pixels import network_input
+from mmjax.models.pixels import network_boxes, network_input
 from mmjax.models.transformer import TransformerConfig
 from mmjax.parallel.rules import constrain
 
@@ -30,12 +32,14 @@ class ScanConfig:
     joint_dim: width of the vectors; a linear layer maps the regions to it, and the words where
       their encoder has another width.
     dtype: of the vectors that are compared; their scores are float32.
+    boxes: the regions are the batch's boxes in the grid, and not its cells.
     """
 
     text: GruConfig | TransformerConfig
     image: ImageTowerConfig | None = None
     joint_dim: int = 1024
     dtype: str = "float32"
+    boxes: bool = False
 
 
 class Scan(nn.Module):
@@ -43,7 +47,8 @@ class Scan(nn.Module):
 
     A batch holds "query": {"ids": int [B, L], "mask": bool [B, L]}; and "regions": float [B, R, F]
     with "region_mask": bool [B, R]; or, for a network of the pixels, "image" uint8 [B, S, S, 3],
-    "has_image" bool [B] (a photo may be missing: it has no region) and, in training, "mirror".
+    "has_image" bool [B] (a photo may be missing: it has no region) and, in training, "mirror"; and
+    for boxes in them "boxes" float [B, R, 4], see `pool_boxes`, with "box_mask" bool [B, R].
     """
 
     config: ScanConfig
@@ -79,12 +84,17 @@ class Scan(nn.Module):
         """{"regions": [B, R, D], 0 where there is none, "mask": bool [B, R]}."""
         if self.config.image is None:
             regions, mask = batch["regions"], batch["region_mask"]
-            regions = jnp.where(mask[..., None], regions, 0)
         else:
             pixels = network_input(batch, self.config.image.dtype, train)
-            grid = self.image_tower.grid(pixels, train, batch["has_image"])  # [B, h, w, F]
-            regions = grid.reshape(grid.shape[0], -1, grid.shape[-1])
-            mask = jnp.broadcast_to(batch["has_image"][:, None], regions.shape[:2])
+            present = batch["has_image"]
+            grid = self.image_tower.grid(pixels, train, present)  # [B, h, w, F]
+            if self.config.boxes:
+                regions = pool_boxes(grid, network_boxes(batch, train))
+                mask = present[:, None] & batch["box_mask"]
+            else:
+                regions = grid.reshape(grid.shape[0], -1, grid.shape[-1])
+                mask = jnp.broadcast_to(present[:, None], regions.shape[:2])
+        regions = jnp.where(mask[..., None], regions, 0)
         return {"regions": self._finish(self.photo_head(regions), mask), "mask": mask}
 
     def _finish(self, x: Float[Array, "B n D"], mask: Bool[Array, "B n"]) -> Float[Array, "B n D"]:

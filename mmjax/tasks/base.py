@@ -49,6 +49,7 @@ class Task(Featurizer, Protocol):
     """
 
     photos = False
+    boxes = False
     inputs: Collection[str] = frozenset(INPUTS)
 
     def remaining(self, dialogue: Dialogue, subs: Sequence[int]) -> Iterable[Example]:

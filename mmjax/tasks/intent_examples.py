@@ -73,9 +73,11 @@ def pieces(
 ) -> list[range]:
     """Which turns are scored together in one row; every turn is in exactly one range.
 
-    A row ends with the last turn of its range and reaches back as far as `max_length` allows. In
-    the shared form the first row holds all turns that fit; each later one scores no more new turns
-    than fill half of it, so that they see at least half a row of what was said before.
+    In the separate form a row reaches back as far as `max_length` allows. In the shared form the
+    first row holds all turns that fit; each later one begins with half a row of what was said
+    before, and scores no more new turns than fill the other half. So where a turn stands in its row
+    depends on what was said until then alone: a row that were filled up from its end would tell by
+    the place of a turn how much is still to come, and so whether a photo can follow.
 
     Args:
       lengths: tokens of each turn, without its [SEP].
@@ -86,12 +88,17 @@ def pieces(
     found: list[range] = []
     first, filled = 0, 0
     for turn, length in enumerate(lengths):
-        limit = room // 2 if found else room
+        limit = room - _history(room, prefix) if found else room
         if filled + length + 1 > limit and turn > first:
             found.append(range(first, turn))
             first, filled = turn, 0
         filled += length + 1
     return [*found, range(first, len(lengths))]
+
+
+def _history(room: int, prefix: Literal["separate", "shared"]) -> int:
+    """Tokens of a row that what was said before its turns may take."""
+    return room if prefix == "separate" else room - room // 2
 
 
 class IntentExamples:
@@ -111,15 +118,18 @@ class IntentExamples:
         turns, shared = turns_before_share(dialogue)
         texts = [self.tokenizer.encode(turn.text) for turn in turns]
         ends = np.cumsum([len(text) + 1 for text in texts])
+        room = self.options.max_length - 1
         for scored in self._pieces(texts):
-            tokens = int(min(ends[scored[-1]] + 1, self.options.max_length))
+            before = ends[scored[0] - 1] if scored[0] else 0
+            history = min(before, _history(room, self.options.prefix))
+            tokens = 1 + int(min(history + ends[scored[-1]] - before, room))
             lengths = dict.fromkeys(self.token_features, tokens)
             lengths |= dict.fromkeys(self.place_features, len(scored))
             followed = shared and scored[-1] == len(turns) - 1
             yield Example(scored[0], lengths, {}, {"share": int(followed)})
 
     def features(self, dialogue: Dialogue, sub: int) -> dict[str, np.ndarray]:
-        """`[CLS] t_1 [SEP] t_2 [SEP] ... t_j [SEP]`, the oldest tokens dropped.
+        """`[CLS] t_1 [SEP] t_2 [SEP] ... t_j [SEP]`, the oldest tokens dropped, see `pieces`.
 
         Returns int32 arrays: "text", the ids; "speaker" of each token: a [SEP] has that of the turn
         it closes, [CLS] that of the first token that is left; in the shared form "turn", the number
@@ -131,10 +141,13 @@ class IntentExamples:
         if self.options.prefix == "shared":
             texts = [self.tokenizer.encode(turn.text) for turn in turns]
             scored = next(p for p in self._pieces(texts) if p[0] == sub)
-        end, room = scored[-1] + 1, self.options.max_length - 1
-        texts = self._last(turns[:end], room)
+        first, end, room = scored[0], scored[-1] + 1, self.options.max_length - 1
+        history = _history(room, self.options.prefix)
+        before = self._last(turns[:first], history)
+        texts = [*before, *(self._closed(turn) for turn in turns[first:end])]
         number = np.repeat(np.arange(end - len(texts), end), [len(text) for text in texts])
-        ids, number = np.concatenate(texts)[-room:], number[-room:]
+        dropped = max(0, sum(len(text) for text in before) - history)
+        ids, number = np.concatenate(texts)[dropped:][-room:], number[dropped:][-room:]
         number = np.concatenate([number[:1], number])
         speaker = np.array([turn.speaker for turn in turns])[number]
         place = np.zeros(1)
@@ -167,10 +180,12 @@ class IntentExamples:
         for turn in reversed(turns):
             if room <= 0:
                 break
-            ids = self.tokenizer.encode(turn.text)
-            found.append(np.append(ids, np.int32(self.tokenizer.sep_id)))
+            found.append(self._closed(turn))
             room -= len(found[-1])
         return found[::-1]
+
+    def _closed(self, turn: Turn) -> np.ndarray:
+        return np.append(self.tokenizer.encode(turn.text), np.int32(self.tokenizer.sep_id))
 
     def _pieces(self, texts: Sequence[np.ndarray]) -> list[range]:
         lengths = [len(text) for text in texts]

@@ -73,6 +73,7 @@ class IntentTask(Task):
             "tokenizer": self._examples.tokenizer.fingerprint,
             "prefix": self.options.prefix,
             "max_length": self.options.max_length,
+            "format": 2,  # raised where the same options make other examples
         }
 
     @property

@@ -18,9 +18,10 @@ import numpy as np
 from etils import epath
 
 from mmjax.data import tokenizers
+from mmjax.data.boxes import box_regions
 from mmjax.data.examples import Example, SkipRecord
 from mmjax.data.featurize import Lazy, Ragged, buckets_up_to
-from mmjax.data.images import BadImageError, PhotoReader
+from mmjax.data.images import WHOLE, BadImageError, Part, PhotoReader, View
 from mmjax.data.regions import BadRegionsError, read_regions
 from mmjax.data.schema import Dialogue, Photo
 from mmjax.data.sources import Source
@@ -110,7 +111,13 @@ class RetrievalTask(RetrievalText, Task):
             photo = shared_photo(dialogue, sub)[1]
             # Drawn whether it is asked for or not: what is drawn next does not depend on that.
             mirror = rng is not None and self.options.image.mirror and rng.random() < 0.5
-            make["image"] = lambda: self._pixels(photo, rng)
+            view = functools.partial(self._view, photo, rng)
+            if self.boxes:
+                view = functools.cache(view)  # one draw of the part for the pixels and the boxes
+                seen = functools.cache(lambda: self._boxes(photo, view().part))
+                make["boxes"] = lambda: seen()[0]
+                make["box_mask"] = lambda: seen()[1]
+            make["image"] = lambda: view().pixels
             make["has_image"] = lambda: np.bool_(photo.file is not None)
             make["mirror"] = lambda: np.bool_(mirror)
         if self.regions:
@@ -119,15 +126,19 @@ class RetrievalTask(RetrievalText, Task):
             make["region_mask"] = lambda: found()[1]
         return Lazy(**make)
 
-    def _pixels(self, photo: Photo, rng: np.random.Generator | None) -> np.ndarray:
+    def _view(self, photo: Photo, rng: np.random.Generator | None) -> View:
         if photo.file is None:
-            return np.zeros((self.options.image.size, self.options.image.size, 3), np.uint8)
+            size = self.options.image.size
+            return View(np.zeros((size, size, 3), np.uint8), WHOLE)
         try:
             return self._read_photo(photo.file, rng)
         except BadImageError as error:  # each was read when it was prepared
             raise UserError(
                 f"photo {photo.id} cannot be read any more ({error}): delete the prepared data."
             ) from error
+
+    def _boxes(self, photo: Photo, part: Part) -> tuple[np.ndarray, np.ndarray]:
+        return box_regions(self.boxes_of(photo), part, self.options.regions.count)
 
     def _regions(self, photo: Photo) -> tuple[np.ndarray, np.ndarray]:
         options = self.options.regions
@@ -196,6 +207,8 @@ class RetrievalTask(RetrievalText, Task):
             "photo": self.reads,
             "image": self.photos,
             "has_image": self.photos,
+            "boxes": self.boxes,
+            "box_mask": self.boxes,
             "regions": self.regions,
             "region_mask": self.regions,
         }

@@ -1,7 +1,8 @@
 """The examples of photo retrieval: who asks for which photo, and what is known of it.
 
 An example is a dialogue cut before a share turn, with the shared photo. The query is what was said
-before; a candidate is a photo, known by the text of its object labels, by its pixels, or by both.
+before; a candidate is a photo, known by the text of its object labels, by its pixels, or by both,
+or by its regions.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import numpy as np
 from etils import epath
 
 from mmjax.config import judging, limited
+from mmjax.data.boxes import BadBoxError, largest_boxes
 from mmjax.data.examples import Example, SkipRecord
 from mmjax.data.featurize import Ragged
 from mmjax.data.images import ImageOptions, decode_image
@@ -22,6 +24,7 @@ from mmjax.data.perturb import INPUTS
 from mmjax.data.regions import RegionOptions
 from mmjax.data.schema import Dialogue, Photo, labels_of
 from mmjax.data.splits import Split
+from mmjax.errors import UserError
 from mmjax.evaluators import Pool, RetrievalEvaluator, candidate_pool
 from mmjax.metrics.retrieval import RankCounts, Ranking, recall_at_k
 from mmjax.observe.page import thumbnail, write_page
@@ -36,7 +39,8 @@ class RetrievalOptions:
 
     Attributes:
       candidate: what is seen of a photo: the text of its labels (DE_label), its pixels (DE_img),
-        both (DE), or features of its regions (SCAN).
+        both (DE), features of its regions (SCAN), or its pixels as regions: the boxes of its
+        objects, and the whole photo, so that one without boxes has a region too (SCAN).
       query: whose turns before the share make the query, joined by a space: the sharer's (as in
         the paper), or both speakers'; "marked": both, each said to be whose.
       query_max_length, label_max_length: tokens, with [CLS] and [SEP].
@@ -54,7 +58,7 @@ class RetrievalOptions:
       ties: how equal scores count in R@K: "expected", "pessimistic" or "argsort_reversed".
     """
 
-    candidate: Literal["labels", "pixels", "both", "regions"] = "labels"
+    candidate: Literal["labels", "pixels", "both", "regions", "boxes"] = "labels"
     query: Query = "sharer"
     query_max_length: int = limited(128, low=3)
     label_max_length: int = limited(128, low=3)
@@ -129,7 +133,12 @@ class RetrievalText:
     @property
     def photos(self) -> bool:
         """Whether pixels are seen."""
-        return self.options.candidate in ("pixels", "both")
+        return self.options.candidate in ("pixels", "both", "boxes")
+
+    @property
+    def boxes(self) -> bool:
+        """Whether pixels are seen in boxes."""
+        return self.options.candidate == "boxes"
 
     @property
     def regions(self) -> bool:
@@ -153,7 +162,9 @@ class RetrievalText:
     @property
     def identity(self) -> Mapping[str, Any]:
         names = ("candidate", "query", "query_max_length", "label_max_length", "label_separator")
-        return {"task": "retrieval", **{name: getattr(self.options, name) for name in names}}
+        found = {"task": "retrieval", **{name: getattr(self.options, name) for name in names}}
+        # How many boxes are seen decides which photos are equal.
+        return found | ({"regions": self.options.regions.count} if self.boxes else {})
 
     @property
     def key_names(self) -> tuple[str, ...]:
@@ -196,6 +207,7 @@ class RetrievalText:
                 "pixels": "the photo could not be had",
                 "both": "the photo has no labels and could not be had",
                 "regions": "the photo has no features of regions (config.data.regions=PLACE)",
+                "boxes": "the photo could not be had",
             }[self.options.candidate]
             raise SkipRecord(nothing if text.query else "nothing was said before the photo")
         return found
@@ -213,12 +225,21 @@ class RetrievalText:
             "both": f"{pixels}\n{labels}",
             "regions": "" if photo.regions is None else photo.regions.digest,
         }
+        if self.boxes:
+            content["boxes"] = f"{pixels}\n{self.boxes_of(photo).tolist()}"
         return {
             "photo": photo.id,
             "content": content[self.options.candidate],
             "label_set": "\n".join(sorted(set(labels_of(photo)))),
             "pixels": pixels,
         }
+
+    def boxes_of(self, photo: Photo) -> np.ndarray:
+        """Those that are seen beside the whole photo, see `largest_boxes`. Raises UserError."""
+        try:
+            return largest_boxes(photo.boxes, self.options.regions.count - 1)
+        except BadBoxError as error:
+            raise UserError(f"photo {photo.id}: {error}; mend it, or leave it out.") from error
 
     def evaluator(self) -> RetrievalEvaluator:
         """R@1, R@5, R@10 among the distinct photos of the split."""

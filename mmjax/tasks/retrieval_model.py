@@ -152,7 +152,7 @@ class RetrievalModel(abc.ABC):
     @property
     def sees(self) -> bool:
         """Whether a network looks at pixels."""
-        return self.options.candidate in ("pixels", "both")
+        return self.options.candidate in ("pixels", "both", "boxes")
 
     @property
     def independent(self) -> bool:

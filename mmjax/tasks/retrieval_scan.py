@@ -1,7 +1,8 @@
 """SCAN in photo retrieval: the words of the query look for regions of the photo, or these for them.
 
 The regions come with the photos (`config.task.candidate=regions`), or are the cells of the grid
-that a network of the pixels gives (`pixels`).
+that a network of the pixels gives (`pixels`), or the dataset's boxes in it, and the whole photo
+(`boxes`).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class ScanModel(RetrievalModel):
     The words' encoder is a GRU, as in the paper, or a transformer.
     """
 
-    candidates = ("regions", "pixels")
+    candidates = ("regions", "pixels", "boxes")
     # A pair has a number for every word and region: so many pairs of 64 and 36 are 2 MiB.
     tile = (16, 16)
     block = (16, 64)
@@ -38,4 +39,5 @@ class ScanModel(RetrievalModel):
             text = GruConfig(tokenizer.vocab_size, model.word_dim, width, True, model.dtype)
         else:
             text = self.text_config(tokenizer)
-        return Scan(ScanConfig(text, self.image_config(), width, model.dtype))
+        boxes = self.options.candidate == "boxes"
+        return Scan(ScanConfig(text, self.image_config(), width, model.dtype, boxes))

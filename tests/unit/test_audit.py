@@ -193,7 +193,7 @@ def network(tmp_path_factory):
     """DE_label with one tower for both sides, which finds equal words before it is trained."""
     sources = {split: chats(split) for split in SPLITS}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmjax.task_data.open_source", lambda options, split, photos: sources[split])
+        patch.setattr("mmjax.task_data.open_source", lambda options, split, **_: sources[split])
         folder = tmp_path_factory.mktemp("run")
         config = get_config("demo,model=de_label")
         config.task.update(query="sharer", query_max_length=16, label_max_length=16)

@@ -38,7 +38,7 @@ def run(tmp_path_factory):
         for seed, split in enumerate(("train", "dev", "test"))
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mmjax.task_data.open_source", lambda options, split, photos: sources[split])
+        patch.setattr("mmjax.task_data.open_source", lambda options, split, **_: sources[split])
         folder = tmp_path_factory.mktemp("run")
         config = get_config("demo")
         config.task.max_length = 16

@@ -24,6 +24,7 @@ PHOTOS = {
                 ("kite", 0.0, 0.0, 0.5, 1.0, False),
                 ("person", 0.5, 0.25, 1.0, 0.5, False),
                 ("cat", 0.0, 0.0, 1.0, 1.0, True),
+                ("cat", 0.5, 0.25, 0.5, 0.75, False),
             ],
         ),
         (7, ["Nothing to see."], []),
@@ -120,12 +121,12 @@ def test_labels_are_those_of_the_objects_the_largest_first_without_crowds(theirs
     photos = {
         d.turns[1].photos[0].id: d.turns[1].photos[0] for d in map(source.__getitem__, (0, 1, 2))
     }
-    assert photos["391895"].labels == ("kite", "person")
+    assert photos["391895"].labels == ("kite", "person", "cat")
     assert photos["7"].labels == ()
     first = photos["391895"].boxes[0]
     assert (first.label, first.x, first.y, first.width, first.height) == ("kite", 0, 0, 1, 0.5)
     sizes = [(box.width, box.height) for box in photos["391895"].boxes]
-    assert sizes == [(1, 0.5), (0.25, 0.5), (0.125, 0.25)]
+    assert sizes == [(1, 0.5), (0.25, 0.5), (0.125, 0.25)]  # the cat's is a line
 
 
 @pytest.mark.parametrize(

@@ -194,6 +194,31 @@ def test_a_dialogue_beyond_the_length_is_read_in_pieces_that_score_every_turn_on
 
 
 @pytest.mark.parametrize("prefix", PREFIXES)
+@pytest.mark.parametrize("max_length", [5, 12, 33, 512])
+def test_where_a_turn_stands_tells_nothing_of_what_comes_after_it(fitted, prefix, max_length):
+    """Else the place alone would say that the photo cannot come yet: it follows the last turn."""
+    made = examples_of(fitted, prefix, max_length)
+
+    def read(chat):
+        """What the score of each turn is read from: (place, all that the tokens up to it are)."""
+        found = []
+        for example in made.examples(chat):
+            features = made.features(chat, example.sub)
+            for place in features["place"]:
+                seen = slice(None) if prefix == "separate" else slice(place + 1)
+                tokens = [features[name][seen].tolist() for name in made.token_features]
+                found.append((int(place), tokens))
+        return found
+
+    for chat in random_talks(30, seed=1, longest=30):
+        turns = turns_before_share(chat)[0]
+        whole = read(chat)
+        for kept in range(1, len(turns)):
+            begun = talk(*((turn.speaker, turn.text) for turn in turns[:kept]), (0, "", DOG))
+            assert read(begun) == whole[:kept]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
 def test_the_index_knows_lengths_and_labels_of_what_featurizing_makes(fitted, prefix):
     made = task_of(fitted, prefix=prefix, max_length=20)
     for chat in [CHAT, *random_talks(40)]:

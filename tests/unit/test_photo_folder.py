@@ -141,6 +141,15 @@ def test_a_dialogue_shares_photos_that_have_files(tmp_path):
     assert read_photos(folder) == [("a.jpg", picture(0)), ("cat", picture(1))]
 
 
+def test_who_looks_at_boxes_is_told_that_there_are_none_before_photos_are_read(tmp_path):
+    lines = [{"file_name": "a.jpg", "captions": ["A dog."]}]
+    folder = folder_of(tmp_path / "mine", "a.jpg", train=lines)
+    (folder / "a.jpg").write_bytes(b"this is no photo")
+    places = {"data_dir": tmp_path / "data", "manual_dir": folder}
+    with pytest.raises(UserError, match=r"no photo of photo_folder.*:train has boxes of its obj"):
+        open_dataset("photo_folder", "train", photos=True, boxes=True, **places)
+
+
 def test_the_same_dialogues_can_be_read_without_their_files(tmp_path):
     photo = {"file_name": "a.jpg", "labels": ["Dog"]}
     path = tmp_path / "train.jsonl"

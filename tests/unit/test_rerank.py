@@ -279,9 +279,7 @@ def test_it_learns_which_photos_are_shared(tmp_path, monkeypatch):
         split: ListSource(dialogues(60, seed, photos=12, red=0.9), f"list:{split}")
         for seed, split in enumerate(("train", "dev", "test"))
     }
-    monkeypatch.setattr(
-        "mmjax.task_data.open_source", lambda options, split, photos: sources[split]
-    )
+    monkeypatch.setattr("mmjax.task_data.open_source", lambda options, split, **_: sources[split])
     for split, source in sources.items():
         pool = _pool(source)
         scores = np.random.default_rng(3).normal(size=(len(source), len(pool)))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
@@ -149,21 +151,80 @@ def test_what_stands_where_there_is_no_word_or_region_changes_nothing():
         np.testing.assert_allclose(np.linalg.norm(vectors[mask], axis=-1), 1, rtol=1e-5)
 
 
-def test_a_grids_cells_are_regions_and_a_transformer_may_read_the_words():
-    text = PRESETS["bert-tiny"]
-    module, variables = made(ScanConfig(text, IMAGE_PRESETS["resnet-tiny"], D))
-    batch = batch_of()
-    found = quick(functools.partial(module.apply, train=False))(variables, batch)
-    assert found["query"]["words"].shape == (B, L, D)
-    regions = np.asarray(found["photo"]["regions"])
+@functools.cache
+def on_pixels():
+    """With the grid [B, h, w, F] of the batch's photos."""
+    module, variables = made(ScanConfig(PRESETS["bert-tiny"], IMAGE_PRESETS["resnet-tiny"], D))
     tower = IMAGE_PRESETS["resnet-tiny"].module()
     grid = quick(functools.partial(tower.apply, method="grid"))(
-        {name: tree["image_tower"] for name, tree in variables.items()}, normalize(batch["image"])
+        {name: tree["image_tower"] for name, tree in variables.items()},
+        normalize(batch_of()["image"]),
     )
+    return module, variables, np.asarray(grid)
+
+
+def of_unit_length(variables, features):
     head = variables["params"]["photo_head"]
-    wanted = np.asarray(grid).reshape(B, -1, grid.shape[-1]) @ head["kernel"] + head["bias"]
-    wanted /= np.linalg.norm(wanted, axis=-1, keepdims=True)
+    wanted = features @ head["kernel"] + head["bias"]
+    return wanted / np.linalg.norm(wanted, axis=-1, keepdims=True)
+
+
+def test_a_grids_cells_are_regions_and_a_transformer_may_read_the_words():
+    module, variables, grid = on_pixels()
+    found = quick(functools.partial(module.apply, train=False))(variables, batch_of())
+    assert found["query"]["words"].shape == (B, L, D)
+    regions = np.asarray(found["photo"]["regions"])
+    wanted = of_unit_length(variables, grid.reshape(B, -1, grid.shape[-1]))
     np.testing.assert_allclose(regions[1:], wanted[1:], rtol=1e-4, atol=1e-5)
     # The first photo is missing.
     assert not regions[0].any() and not np.asarray(found["photo"]["mask"])[0].any()
     assert np.asarray(found["photo"]["mask"])[1:].all()
+
+
+def on_boxes(**image):
+    """The same parameters on boxes of the grid; `train` by the statistics that are there."""
+    config = dataclasses.replace(
+        on_pixels()[0].config,
+        image=dataclasses.replace(IMAGE_PRESETS["resnet-tiny"], **image),
+        boxes=True,
+    )
+    return functools.partial(Scan(config).apply, method="embed_photo")
+
+
+def boxed(batch, *boxes, padding=0):
+    boxes = np.array([(*boxes, *[(np.nan,) * 4] * padding)] * B, np.float32)
+    return {**batch, "boxes": boxes, "box_mask": np.isfinite(boxes).all(-1)}
+
+
+def test_boxes_in_the_grid_are_regions_and_those_that_are_not_there_change_nothing():
+    _, variables, grid = on_pixels()
+    boxes = (0, 0, 1, 1), (0.5, 0, 1, 0.25)
+    run = quick(functools.partial(on_boxes(), train=False))
+    h, w = grid.shape[1:3]
+    pooled = np.stack([grid.mean((1, 2)), grid[:, : h // 4, w // 2 :].mean((1, 2))], axis=1)
+    wanted = of_unit_length(variables, pooled)
+    found = run(variables, boxed(batch_of(), *boxes, padding=3))
+    regions, mask = np.asarray(found["regions"]), np.asarray(found["mask"])
+    np.testing.assert_allclose(regions[1:, :2], wanted[1:], rtol=1e-4, atol=1e-5)
+    assert mask[1:].tolist() == [[True] * 2 + [False] * 3] * (B - 1)
+    assert not mask[0].any() and not regions[~mask].any()  # the first photo is missing
+
+
+def test_in_training_boxes_are_mirrored_with_their_photos_and_padding_has_no_gradient():
+    variables, mirror = on_pixels()[1], np.arange(B) > 2
+    run = functools.partial(on_boxes(batch_norm="frozen"), train=True)
+
+    def total(variables, batch):
+        found = run(variables, batch)["regions"]
+        return (found[:, 0] * jnp.arange(D)).sum(), found
+
+    step = quick(jax.value_and_grad(total, has_aux=True))
+    there = boxed(batch_of() | {"mirror": mirror}, (0.25, 0, 1, 0.5), padding=1)
+    (_, found), gradients = step(variables, there)
+    by_hand = boxed(batch_of(), (0.25, 0, 1, 0.5), padding=1)
+    by_hand["image"][mirror] = by_hand["image"][mirror, :, ::-1]
+    by_hand["boxes"][mirror, 0] = (0, 0, 0.75, 0.5)
+    (_, wanted), _ = step(variables, by_hand)
+    np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+    assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradients))
+    assert np.abs(gradients["params"]["photo_head"]["kernel"]).max() > 0

@@ -198,3 +198,26 @@ def test_predictions_are_on_every_device():
         found = steps["double"](2.0, batch_of(0))
     np.testing.assert_array_equal(found, 2 * batch_of(0)["x"])
     assert found.sharding.is_fully_replicated
+
+
+def test_an_update_makes_no_second_copy_of_the_moments():
+    """Beside the gradient and what clipping makes of it, the state changes in place."""
+
+    class Table(nn.Module):
+        @nn.compact
+        def __call__(self, batch, *, train: bool):
+            table = self.param("table", nn.initializers.normal(), (512, 1024))
+            return jnp.sum(table**2)
+
+    def norm(outputs, batch):
+        return outputs, {"loss": outputs}
+
+    tx = build_optimizer(OptimOptions(), TOTAL, abstract_params(Table(), batch_of(0)))
+    mesh = make_mesh(MeshOptions())
+    with jax.set_mesh(mesh):
+        abstract, init = abstract_state(Table(), batch_of(0), tx, mesh, ema=False)
+        step = make_train_step(Table(), norm, tx, abstract)
+        memory = step.lower(init_state(abstract, init, 0), batch_of(0)).compile().memory_analysis()
+    size = 4 * 512 * 1024
+    assert memory.alias_size_in_bytes >= 3 * size
+    assert memory.temp_size_in_bytes < 2.5 * size

@@ -31,8 +31,8 @@ SPLITS = {"train": ("train",), "dev": ("val",), "test": ("test",)}
 class Builder(DialogueBuilder):
     """Every caption is a dialogue: it is said, and then the photo is shared."""
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.0": "First version."}
+    VERSION = tfds.core.Version("1.0.1")
+    RELEASE_NOTES: ClassVar[dict[str, str]] = {"1.0.1": "No boxes without area."}
     CONFIGS = (RESTVAL,)
 
     @classmethod
@@ -80,7 +80,9 @@ def dialogues(record: Mapping[str, Any], features: Mapping[str, Any]) -> list[Di
     ]
     boxes.sort(key=lambda box: -box.width * box.height)
     labels = tuple(dict.fromkeys(box.label for box in boxes))
-    photo = Photo(_id(record), labels, boxes=tuple(boxes))
+    # A few of MSCOCO's are lines: they name what is there, and show nothing of it.
+    areas = tuple(box for box in boxes if box.width > 0 and box.height > 0)
+    photo = Photo(_id(record), labels, boxes=areas)
     share = Turn(0, "", (photo,))
     captions = [text.decode().strip() for text in record["captions"]["text"]]
     return [
