@@ -71,11 +71,11 @@ def main(argv: Sequence[str]) -> int:
     from mmjax.observe.environment import versions
     from mmjax.parallel import distributed, ending
 
+    config = config_lib.to_dict(_CONFIG.value)
     distributed.start(
         _DISTRIBUTED.value, start_timeout_s=_START_TIMEOUT.value, lost_after_s=_LOST_AFTER.value
     )
     with ending.together():
-        config = config_lib.to_dict(_CONFIG.value)
         command = {"--mode": _MODE.value, "--split": _SPLIT.value, "--workdir": _workdir()}
         distributed.describe(versions(), config, command)
         return _do(config)
