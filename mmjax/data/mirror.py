@@ -67,6 +67,7 @@ def fetch(remote: epath.Path, folder: epath.Path, unfinished: epath.Path) -> boo
     found = storage.digests(unfinished)
     for name in sorted({*manifest, *found}):
         if manifest.get(name) != found.get(name):
+            unfinished.rmtree()
             raise damaged(remote, f"{name} is missing or was changed since it was put there")
     unfinished.rename(folder)
     return True
