@@ -63,7 +63,11 @@ def end_all(error: BaseException) -> NoReturn:
     sentence, code = _described(error)
     if code == EXIT_BUG:
         traceback.print_exception(error)
-    with contextlib.suppress(Exception):  # whatever is wrong with the others: this one ends
+    # Whatever is wrong with the others, or with the service in process 0: this one ends.
+    limit = threading.Timer(3 * _HEARD_WITHIN_S, _leave, (sentence, code))
+    limit.daemon = True
+    limit.start()
+    with contextlib.suppress(Exception):
         if code == EXIT_LOST:
             with contextlib.suppress(TimeoutError):  # mostly it is the consequence of an ending
                 _follow(coordination.ask("end", _HEARD_WITHIN_S))
