@@ -10,12 +10,12 @@ The folder stands alone: copied elsewhere, it is what evaluation, prediction and
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -23,6 +23,7 @@ from etils import epath
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from mmjax import storage
 from mmjax.errors import UserError
 from mmjax.parallel import distributed
 
@@ -59,9 +60,8 @@ def write_artifact(
         if folder.exists():
             folder.rmtree()
         (folder / "preprocessing").mkdir(parents=True)
-        (folder / _WEIGHTS).write_bytes(save(arrays))
-        for file in epath.Path(preprocessing).iterdir():
-            (folder / "preprocessing" / file.name).write_bytes(file.read_bytes())
+        storage.write_bytes(folder / _WEIGHTS, save(arrays))
+        storage.copy_folder(preprocessing, folder / "preprocessing")
         about = {
             "format_version": FORMAT_VERSION,
             "config": dict(config),
@@ -69,7 +69,7 @@ def write_artifact(
             "parents": [dict(parent) for parent in parents],
             "chosen": dict(chosen or {}),
         }
-        (folder / _ABOUT).write_text(json.dumps(about, indent=1))
+        storage.write_text(folder / _ABOUT, json.dumps(about, indent=1))
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"the artifact {folder} cannot be written ({error}): free space, and the same command "
@@ -90,7 +90,7 @@ def read_artifact(place: epath.PathLike, target: Any) -> Any:
     folder = artifact_folder(place)
     check_artifact(folder)
     wanted = _named(target)
-    with safe_open(folder / _WEIGHTS, framework="numpy") as weights:
+    with _opened(folder) as weights:
         names = set(weights.keys())
         for name in sorted(names ^ set(wanted)):
             where = "only in the artifact" if name in names else "not in the artifact"
@@ -149,7 +149,7 @@ def read_fitting(place: epath.PathLike, target: Any) -> tuple[Any, PartialReport
     folder = artifact_folder(place)
     check_artifact(folder)
     report = PartialReport()
-    with safe_open(folder / _WEIGHTS, framework="numpy") as weights:
+    with _opened(folder) as weights:
         shapes = {name: tuple(weights.get_slice(name).get_shape()) for name in list(weights.keys())}
 
         def take(path: tuple, leaf: jax.ShapeDtypeStruct) -> jax.Array | None:
@@ -195,12 +195,12 @@ def check_artifact(folder: epath.PathLike) -> dict[str, Any]:
     return about
 
 
-def artifact_folder(place: epath.PathLike) -> Path:
-    """The local folder of "run://DIR" or of an artifact's own path."""
+def artifact_folder(place: epath.PathLike) -> epath.Path:
+    """The folder of "run://DIR" ("run://gs://BUCKET/DIR") or of an artifact's own path."""
     place = os.fspath(place)
     if place.startswith("run://"):
-        return Path(place.removeprefix("run://")).expanduser() / "artifact"
-    return Path(place).expanduser()
+        return epath.Path(place.removeprefix("run://")).expanduser() / "artifact"
+    return epath.Path(place).expanduser()
 
 
 def parent(kind: str, folder: str) -> dict[str, str]:
@@ -211,6 +211,16 @@ def parent(kind: str, folder: str) -> dict[str, str]:
             if file.name == "config.json" or file.suffix == ".safetensors":
                 digest.update(_sha256(file).encode())
     return {"kind": kind, "name": path.name, "sha256": digest.hexdigest()}
+
+
+@contextlib.contextmanager
+def _opened(folder: epath.Path) -> Iterator[Any]:
+    """The file of the weights, of which single arrays and parts of them can be read."""
+    with (
+        storage.local_file(folder / _WEIGHTS) as file,
+        safe_open(file, framework="numpy") as weights,
+    ):
+        yield weights
 
 
 def _placed(weights: Any, name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:

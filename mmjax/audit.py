@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from mmjax import storage
 from mmjax.config import suggestion
 from mmjax.data.index import build_index
 from mmjax.data.perturb import INPUTS, PERTURBATIONS, differs, perturbed
@@ -251,5 +252,5 @@ def table(found: Mapping[str, Any]) -> str:
 def write_audit(folder: Any, found: Mapping[str, Any]) -> None:
     """`<split>.json` and `<split>.md` in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{found['split']}.json").write_text(json.dumps(found, indent=1))
-    (folder / f"{found['split']}.md").write_text(table(found))
+    storage.write_text(folder / f"{found['split']}.json", json.dumps(found, indent=1))
+    storage.write_text(folder / f"{found['split']}.md", table(found))

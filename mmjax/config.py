@@ -118,7 +118,8 @@ class DataOptions:
     Attributes:
       dataset: name of a builder, "photochat", "photochat/demo", "dialogue_folder",
         "photo_folder", "photo_folder/fold-1-of-5", "coco_captions", "coco_captions/restval".
-      data_dir: where prepared datasets and indexes are kept.
+      data_dir: where prepared datasets and indexes are kept, a folder or gs://BUCKET/FOLDER
+        (`mmjax.data.mirror`).
       manual_dir: folder with the dataset's original files; None: the builder looks in
         $MMJAX_DATA_DIR and then downloads.
       max_bad_records: records that cannot be read and are skipped, with their number reported;

@@ -20,17 +20,19 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 
+from mmjax import storage
 from mmjax.errors import UserError
 from mmjax.evaluators import RetrievalEvaluator
 from mmjax.metrics.bootstrap import bootstrap_interval
 from mmjax.metrics.permutation import permutation_test
 from mmjax.metrics.retrieval import RankCounts, RetrievalMetric, rank_counts_from_scores
 from mmjax.observe.environment import command_line
+from mmjax.workdir import WorkDir
 
 _EVERY_CANDIDATE = 1_000_000
 
@@ -41,7 +43,7 @@ def run(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit code, that of the first fold that failed where one did."""
     parser = argparse.ArgumentParser(prog="mmjax.crossval", description=__doc__.splitlines()[0])
     parser.add_argument("--folds", type=int, default=5, help="how many, at least 3")
-    parser.add_argument("--workdir", type=Path, required=True, help="where the runs live")
+    parser.add_argument("--workdir", type=epath.Path, required=True, help="where the runs live")
     parser.add_argument("arguments", nargs="*", metavar="-- ...", help="as for mmjax.main")
     given = parser.parse_args(argv)
     try:
@@ -53,7 +55,7 @@ def run(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
-def cross_validate(workdir: Path, count: int, arguments: Sequence[str]) -> int:
+def cross_validate(workdir: epath.Path, count: int, arguments: Sequence[str]) -> int:
     """Runs every fold and writes the pooled result; returns the exit code."""
     dataset = _dataset(arguments)
     runs = [workdir / f"fold-{k}" for k in range(1, count + 1)]
@@ -73,7 +75,7 @@ def cross_validate(workdir: Path, count: int, arguments: Sequence[str]) -> int:
     result = pooled(folds)
     queries = sum(result["cross_validation"]["queries"])
     result |= _provenance(workdir, dataset, runs, queries)
-    (workdir / "result.json").write_text(json.dumps(result, indent=1))
+    storage.write_text(workdir / "result.json", json.dumps(result, indent=1))
     print(json.dumps({key: result[key] for key in ("metrics", "intervals")}, indent=1))
     print(json.dumps(result["cross_validation"]["permutation_test"], indent=1))
     print(f"results in {workdir / 'result.json'}")
@@ -98,12 +100,12 @@ def _call(command: Sequence[str]) -> int:
     return 128 - code if code < 0 else code
 
 
-def _answers(folder: Path) -> Path:
+def _answers(folder: epath.Path) -> epath.Path:
     found = sorted((folder / "predictions").glob("test*.jsonl"))
     return found[-1] if found else folder / "predictions" / "test.jsonl"
 
 
-def read_fold(answers: Path) -> Fold:
+def read_fold(answers: epath.Path) -> Fold:
     """Scores [Q, P] and each query's own photo [Q], from what `--mode=predict` wrote.
 
     Raises:
@@ -157,7 +159,9 @@ def pooled(folds: Sequence[Fold], ks: Sequence[int] = (1, 5, 10)) -> dict[str, A
     }
 
 
-def _provenance(workdir: Path, dataset: str, runs: Sequence[Path], queries: int) -> dict[str, Any]:
+def _provenance(
+    workdir: epath.Path, dataset: str, runs: Sequence[epath.Path], queries: int
+) -> dict[str, Any]:
     """What `mmjax.report` must know of a result, from those of the folds."""
     results = [json.loads((run / "result.json").read_text()) for run in runs]
     fingerprints = "".join(result["dataset"]["fingerprint"] for result in results)
@@ -174,7 +178,7 @@ def _provenance(workdir: Path, dataset: str, runs: Sequence[Path], queries: int)
         },
         "steps": max(result["steps"] for result in results),
         "wall_seconds": round(sum(result["wall_seconds"] for result in results), 1),
-        "test_looks": max(len(list((run / "test_looks").iterdir())) for run in runs),
+        "test_looks": max(WorkDir(run).looks() for run in runs),
     }
 
 

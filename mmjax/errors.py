@@ -1,6 +1,9 @@
-"""The one exception that is written for the person who meets it."""
+"""The one exception that is written for the person who meets it, and the exit codes."""
 
 from __future__ import annotations
+
+# Of `mmjax.main`, which says what each means.
+EXIT_BUG, EXIT_USER_ERROR, EXIT_LOST, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 2, 69, 75, 130
 
 
 class UserError(Exception):

@@ -16,6 +16,7 @@ from etils import epath
 from safetensors import SafetensorError
 from safetensors.numpy import save
 
+from mmjax import storage
 from mmjax.errors import UserError
 from mmjax.pretrained.exported import ModelFolder
 
@@ -43,7 +44,7 @@ def write_export(
             _write(folder / model.name, model, about)
         for model in models:
             text = json.dumps(dict(model.config), indent=1, ensure_ascii=False)
-            (folder / model.name / CONFIG).write_text(text + "\n")
+            storage.write_text(folder / model.name / CONFIG, text + "\n")
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"{folder} cannot be written ({error}): free space, and the same command writes it "
@@ -78,4 +79,4 @@ def _write(folder: epath.Path, model: ModelFolder, about: Mapping[str, Any]) -> 
     files = {"model.safetensors": weights, "README.md": card(model, about).encode(), **model.files}
     for name, content in files.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_bytes(content)
+        storage.write_bytes(folder / name, content)

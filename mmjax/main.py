@@ -1,8 +1,8 @@
 """The command line: `python -m mmjax.main --config=configs/retrieval.py[:variant] ...`
 
-Exit codes: 0 done; 1 a bug in mmjax (with a traceback); 2 bad input (with one sentence); 75 the
-run was asked to stop and has saved its state: the same command continues it; 130 Ctrl-C where
-there was nothing to save.
+Exit codes: 0 done; 1 a bug in mmjax (with a traceback); 2 bad input (with one sentence); 69 another
+process of the run was lost; 75 the run was asked to stop and has saved its state: the same command
+continues it, as it does after 69; 130 Ctrl-C where there was nothing to save.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ import sys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from mmjax.errors import UserError
+from mmjax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
 
 MODES = ("train", "eval", "predict", "audit", "export")
-EXIT_USER_ERROR, EXIT_PREEMPTED, EXIT_INTERRUPTED = 2, 75, 130
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, with a variant after a colon: configs/retrieval.py:model=bm25"
@@ -43,6 +43,15 @@ _INTENT = flags.DEFINE_string(
 _DISTRIBUTED = flags.DEFINE_string(
     "distributed", "auto", "auto, on or off: connect to the other processes of this run."
 )
+_START_TIMEOUT = flags.DEFINE_integer(
+    "start_timeout", 300, "Seconds until all processes of the run must have started.", lower_bound=1
+)
+_LOST_AFTER = flags.DEFINE_integer(
+    "lost_after",
+    100,
+    "Seconds after which a process that gives no sign is taken for dead, and all end.",
+    lower_bound=1,
+)
 
 
 def run() -> None:
@@ -59,20 +68,32 @@ def main(argv: Sequence[str]) -> int:
     _start_log()
     # Imported late: a mistyped flag is answered at once.
     from mmjax import config as config_lib
+    from mmjax.observe.environment import versions
+    from mmjax.parallel import distributed, ending
+
+    config = config_lib.to_dict(_CONFIG.value)
+    distributed.start(
+        _DISTRIBUTED.value, start_timeout_s=_START_TIMEOUT.value, lost_after_s=_LOST_AFTER.value
+    )
+    with ending.together():
+        command = {"--mode": _MODE.value, "--split": _SPLIT.value, "--workdir": _workdir()}
+        distributed.describe(versions(), config, command)
+        return _do(config)
+
+
+def _do(config: dict[str, Any]) -> int:
     from mmjax import trainer
     from mmjax.parallel import distributed
     from mmjax.systems import make_system
     from mmjax.workdir import WorkDir
 
-    distributed.start(_DISTRIBUTED.value)
-    config = config_lib.to_dict(_CONFIG.value)
     system = make_system(config)
-    workdir = WorkDir(_WORKDIR.value or _default_workdir())
+    workdir = WorkDir(_workdir())
     if _MODE.value == "train":
         with workdir.locked() if distributed.is_main() else contextlib.nullcontext():
             if distributed.is_main():
                 workdir.claim(config, system.identity())
-            distributed.barrier("working directory")
+            workdir.check_shared()
             try:
                 system.train(workdir)
             except trainer.Preempted as stop:
@@ -97,6 +118,7 @@ def main(argv: Sequence[str]) -> int:
         for name, value in evaluation.metrics.items():
             print(f"{_SPLIT.value}/{name}  {value:.2f}")
     else:
+        from mmjax import storage
         from mmjax.answers import read_answers
         from mmjax.observe.intent_page import beside
 
@@ -111,9 +133,7 @@ def main(argv: Sequence[str]) -> int:
         if distributed.is_main():
             path.parent.mkdir(parents=True, exist_ok=True)
             lines = (json.dumps(answer, ensure_ascii=False) for answer in answers)
-            unfinished = path.with_suffix(".part")
-            unfinished.write_text("".join(f"{line}\n" for line in lines))
-            unfinished.replace(path)
+            storage.write_text(path, "".join(f"{line}\n" for line in lines))
             print(f"{len(answers)} answers in {path}")
             page = path.with_suffix(".html")
             if intent is not None:
@@ -191,6 +211,10 @@ def _config_argument(argv: Sequence[str]) -> str:
     arguments = " ".join(argv).replace("--config ", "--config=").split()
     found = (a.partition("=")[2] for a in arguments if a.lstrip("-").startswith("config="))
     return next(found, "")
+
+
+def _workdir() -> str:
+    return _WORKDIR.value or _default_workdir()
 
 
 def _default_workdir() -> str:

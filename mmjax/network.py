@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
+import tempfile
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ import optax
 from etils import epath
 
 from mmjax import config as config_lib
-from mmjax import train_state, trainer
+from mmjax import storage, train_state, trainer
 from mmjax.artifacts import (
     artifact_folder,
     check_artifact,
@@ -36,6 +37,7 @@ from mmjax.observe.writers import Writer, make_writers
 from mmjax.optim.build import OptimOptions, build_optimizer, build_schedule, in_steps
 from mmjax.optim.trained import make_split
 from mmjax.parallel import distributed, rules
+from mmjax.parallel.agreement import agree
 from mmjax.parallel.mesh import make_mesh
 from mmjax.steps import make_train_step
 from mmjax.systems import Judge
@@ -177,13 +179,20 @@ class NetworkSystem:
     def _prepare(self, workdir: WorkDir, *, fit: bool) -> None:
         """What is fitted on training data: made once, read by every process and every start."""
         folder, ready = workdir.path / "preprocessing", workdir.path / "preprocessing.ready"
-        if distributed.is_main() and fit:
+        if fit:
             train = self._data.source("train")
+            agree(
+                "training data",
+                {train.name: train.fingerprint},
+                "give every machine the same files, or a --config.data.data_dir on gs://",
+            )
+        if fit and distributed.is_main():
             fitted_on = ready.read_text() if ready.exists() else ""
             if not fitted_on:
-                folder.mkdir(parents=True, exist_ok=True)
-                self._fit_preprocessing(train, folder)
-                ready.write_text(train.fingerprint)
+                with tempfile.TemporaryDirectory() as made:
+                    self._fit_preprocessing(train, epath.Path(made))
+                    storage.copy_folder(made, folder)
+                storage.write_text(ready, train.fingerprint)
             elif fitted_on != train.fingerprint:
                 raise UserError(
                     f"{workdir.path} was trained on other data than {train.name} is now: choose "
@@ -198,7 +207,8 @@ class NetworkSystem:
                     "same --config and --workdir)."
                 )
             check_artifact(workdir.path / "artifact")
-        self._task.load(folder)
+        with storage.local_folder(folder) as here:
+            self._task.load(here)
 
     def _fit_preprocessing(self, train: Source, folder: epath.Path) -> None:
         """Fits it, or takes over what the weights that are taken over were trained with."""
@@ -208,9 +218,9 @@ class NetworkSystem:
             return
         given = artifact_folder(parent_run)
         check_artifact(given)
-        self._task.check_vocabulary(given / "preprocessing")
-        for file in sorted((given / "preprocessing").iterdir()):
-            (folder / file.name).write_bytes(file.read_bytes())
+        with storage.local_folder(given / "preprocessing") as here:
+            self._task.check_vocabulary(here)
+            storage.copy_folder(here, folder)
 
     def _fit(self, workdir: WorkDir) -> trainer.LoopState:
         options = self._options

@@ -21,6 +21,7 @@ from typing import Any
 
 from etils import epath
 
+from mmjax import storage
 from mmjax.errors import UserError
 from mmjax.figures import FIGURES, Figures
 from mmjax.metrics.bootstrap import as_sums, paired_bootstrap
@@ -173,7 +174,7 @@ def update_document(path: str, table: str, text: str) -> None:
     block = f"{start}\n{text}\n{end}"
     updated = re.sub(pattern, lambda _: block, document, flags=re.DOTALL)
     if updated != document:
-        epath.Path(path).write_text(updated)
+        storage.write_text(path, updated)
 
 
 def _check_figures(r: Result, figures: Figures, split: str) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from etils import epath
 
+from mmjax import storage
 from mmjax.errors import UserError
 from mmjax.figures import FIGURES
 
@@ -86,7 +87,7 @@ def read_results(folders: Sequence[str]) -> list[Result]:
     for folder in map(epath.Path, folders):
         if not folder.is_dir():
             raise UserError(f"No folder {folder}: give the folders of finished runs.")
-        paths.update(map(str, _find(folder.resolve())))
+        paths.update(map(str, _find(folder if storage.is_remote(folder) else folder.resolve())))
     if not paths:
         where = ", ".join(map(str, folders))
         raise UserError(f"No result.json under {where}: a run writes it when it is finished.")

@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import json
-import os
+import socket
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from mmjax import storage
 from mmjax.errors import UserError
 from mmjax.evaluators import Evaluation
+from mmjax.lease import Lease
 from mmjax.metrics.bootstrap import bootstrap_interval
 from mmjax.observe.environment import command_line, device, versions
+from mmjax.parallel import coordination, distributed, ending
 
 
 class WorkDir:
@@ -36,25 +40,35 @@ class WorkDir:
 
     def __init__(self, path: epath.PathLike):
         self.path = epath.Path(path).expanduser()
-        if "://" not in os.fspath(path):
+        if not storage.is_remote(path):
             self.path = epath.Path(Path(self.path).absolute())  # Orbax takes no relative path
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the directory for this process; the lock goes with the process, however it ends.
+        """Holds the directory for this process.
+
+        In a folder the lock is the kernel's and goes with the process, however it ends. In an
+        object store it is a lease: see `mmjax.lease`.
 
         Raises:
           UserError: another run holds it, or it cannot be written.
         """
+        if storage.is_remote(self.path):
+            store, where = storage.key_values(self.path), str(self.path)
+            lease = Lease(store, ".lease", where=where, on_lost=ending.end_all)
+            lease.acquire()
+            ending.at_end(lease.release)
+            try:
+                yield
+            finally:
+                lease.release()
+            return
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
                 f"--workdir={self.path} cannot be made ({error.strerror or error})."
             ) from error
-        if "://" in os.fspath(self.path):
-            yield  # object stores have no locks of this kind
-            return
         import fcntl
 
         try:
@@ -88,7 +102,21 @@ class WorkDir:
                 (self.path / "preprocessing.ready").unlink(missing_ok=True)
         if not found:
             text = json.dumps({"identity": dict(identity), "config": config}, indent=1)
-            (self.path / "config.json").write_text(text)
+            storage.write_text(self.path / "config.json", text)
+
+    def check_shared(self) -> None:
+        """Waits for the process that claims the directory; every process calls it then.
+
+        Raises:
+          UserError: a process sees another directory under this path.
+        """
+        wanted = distributed.from_main(self._config_digest(), "who works in the directory")
+        if self._config_digest() != wanted:
+            raise UserError(
+                f"{coordination.name()} on {socket.gethostname()} does not see in {self.path} what "
+                "process 0 wrote there: --workdir must be a folder that all machines share, or "
+                "gs://BUCKET/FOLDER."
+            )
 
     def check(self, identity: Mapping[str, Any], free: Collection[str] = ()) -> bool:
         """Whether a run is here; raises UserError if it is another one than `identity` says.
@@ -106,7 +134,7 @@ class WorkDir:
                 raise UserError(
                     f"{path} cannot be read ({error}); the run in {self.path} cannot be continued."
                 ) from error
-            return False  # killed while writing it, before anything else was made
+            return False  # damaged before anything else was made
         now = json.loads(json.dumps(dict(identity)))
         if before != now:
             keys = sorted(k for k in {*before, *now} - set(free) if before.get(k) != now.get(k))
@@ -119,6 +147,10 @@ class WorkDir:
             )
         return True
 
+    def _config_digest(self) -> str:
+        file = self.path / "config.json"
+        return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""
+
     def _same(self, identity: Mapping[str, Any]) -> bool:
         try:
             return self.check(identity)
@@ -129,19 +161,19 @@ class WorkDir:
         """Enters one look at a test split in the ledger; returns how many there have been."""
         folder = self.path / "test_looks"
         folder.mkdir(parents=True, exist_ok=True)
-        looks = sum(1 for _ in folder.iterdir())
+        looks = self.looks()
         entry = {
             "why": why,
             "command": command_line(),
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
-        (folder / f"{looks:04d}.json").write_text(json.dumps(entry))
+        storage.write_text(folder / f"{looks:04d}.json", json.dumps(entry))
         return looks + 1
 
     def looks(self) -> int:
         """How often a test split has been looked at."""
         folder = self.path / "test_looks"
-        return sum(1 for _ in folder.iterdir()) if folder.exists() else 0
+        return sum(1 for _ in storage.files(folder)) if folder.exists() else 0
 
     def figures(self, split: str) -> dict[str, float]:
         """The final metrics on a split; empty where there is no result."""
@@ -172,7 +204,7 @@ class WorkDir:
             | {k: np.asarray(v).tolist() for k, v in evaluation.per_example.items()}
             for split, evaluation in evaluations.items()
         }
-        (self.path / "per_example.json").write_text(json.dumps(per_example))
+        storage.write_text(self.path / "per_example.json", json.dumps(per_example))
         result = {
             "format_version": 1,
             "name": self.path.name,
@@ -198,4 +230,4 @@ class WorkDir:
             "versions": versions(),
             "device": device(),
         }
-        (self.path / "result.json").write_text(json.dumps(result, indent=1))
+        storage.write_text(self.path / "result.json", json.dumps(result, indent=1))

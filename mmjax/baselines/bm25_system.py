@@ -15,6 +15,7 @@ from mmjax.data.splits import Split, open_split
 from mmjax.errors import UserError
 from mmjax.evaluators import Evaluation
 from mmjax.metrics.retrieval import ranking_from_scores
+from mmjax.parallel import distributed
 from mmjax.systems import Judge
 from mmjax.tasks import task_module
 from mmjax.workdir import WorkDir
@@ -58,10 +59,12 @@ class Bm25System:
         names = ["dev", "test"] if self._options["eval"].test else ["dev"]
         splits, evaluations = {}, {}
         for name in names:
-            if name == "test":
+            if name == "test" and distributed.is_main():
                 workdir.look_at_test("BM25 has nothing to choose")
             splits[name] = self._split(name)
             evaluations[name] = self._evaluate(splits[name])
+        if not distributed.is_main():
+            return
         source = splits["dev"].source
         workdir.write_result(
             config=self._config,

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
-import hashlib
 import json
 import logging
 import os
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
 
 import jax
@@ -22,6 +21,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from mmjax import storage
 from mmjax.errors import UserError
 from mmjax.parallel import distributed
 
@@ -108,7 +108,7 @@ class CheckpointStore:
                     found = step
                     break
                 logger.warning("checkpoint %s is not used: %s", self._folder / str(step), fault)
-        found = distributed.from_main(found)
+        found = distributed.from_main(found, "the latest checkpoint")
         return None if found < 0 else found
 
     def check(self, step: int) -> None:
@@ -119,6 +119,7 @@ class CheckpointStore:
                 f"checkpoint {self._folder / str(step)} cannot be used: {fault}. Bring it back, or "
                 "train again in another --workdir."
             )
+        distributed.barrier(f"checkpoint {step} is whole")  # the others read what one has checked
 
     def restore(self, step: int, target: Any) -> tuple[Any, dict[str, Any]]:
         """The arrays and host values of checkpoint `step`.
@@ -161,8 +162,8 @@ class CheckpointStore:
             if not distributed.is_main():
                 return
             path = self._folder / str(step)
-            (path / _HOST).write_text(json.dumps(record))
-            (path / _MANIFEST).write_text(json.dumps(_digests(path)))
+            storage.write_text(path / _HOST, json.dumps(record))
+            storage.write_text(path / _MANIFEST, json.dumps(_digests(path)))
             steps = self._finished()
             if isinstance(keep, int):
                 keep = [s for s in steps if s <= step][-keep:]
@@ -244,26 +245,14 @@ def _remove(path: epath.Path) -> None:
 
 
 def _digests(path: epath.Path) -> dict[str, list]:
-    """name -> [bytes, SHA-256] of every file below `path` but the manifest."""
-    found = {}
-    for file in _files(path):
-        name = str(file.relative_to(path))
-        if name != _MANIFEST:
-            digest, size = hashlib.sha256(), 0
-            with file.open("rb") as f:
-                while block := f.read(1 << 22):
-                    digest.update(block)
-                    size += len(block)
-            found[name] = [size, digest.hexdigest()]
+    """name -> [bytes, SHA-256] of every file below `path` but the manifest.
+
+    Of an object store, sizes alone: it keeps a checksum of every object itself, and to read back
+    through one process what all have written would take longer than the save.
+    """
+    found = storage.digests(path, content=not storage.is_remote(path))
+    found.pop(_MANIFEST, None)
     return found
-
-
-def _files(path: epath.Path) -> Iterator[epath.Path]:
-    for child in sorted(path.iterdir()):
-        if child.is_dir():
-            yield from _files(child)
-        else:
-            yield child
 
 
 def _signature(tree: Any) -> dict[str, list]:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 from etils import epath
 
+from mmjax import storage
 from mmjax.errors import UserError
 
 
@@ -35,9 +36,9 @@ def write_arrays(path: epath.Path, arrays: Mapping[str, np.ndarray]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # The digest is written last: a file without a matching one is made anew.
-        path.write_bytes(data.getvalue())
+        storage.write_bytes(path, data.getvalue())
         digest = hashlib.sha256(data.getvalue()).hexdigest()
-        path.with_suffix(".sha256").write_text(digest)
+        storage.write_text(path.with_suffix(".sha256"), digest)
     except OSError as error:
         raise UserError(
             f"cannot write the index {path} ({error.strerror or error}): free space there or set "

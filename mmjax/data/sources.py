@@ -23,12 +23,15 @@ from typing import Any, Protocol, runtime_checkable
 from absl import logging as absl_logging
 from etils import epath
 
+from mmjax import storage
+from mmjax.data import mirror
 from mmjax.data.photos import PhotoSet
 from mmjax.data.quiet import quiet
 from mmjax.data.records import Records
 from mmjax.data.region_set import RegionSet
 from mmjax.data.schema import SPLITS, Dialogue, PhotoFile, RegionFile, from_record, to_record
 from mmjax.errors import UserError
+from mmjax.parallel import distributed
 
 # Dataset name -> module with its `Builder`. A new dataset is one package and one line here.
 DATASETS = {
@@ -43,6 +46,7 @@ DATASETS = {
     "lccc": "tfds_builders.lccc.lccc_dataset_builder",
 }
 
+_PREPARED_WITHIN_S = 24 * 3600.0  # photos are downloaded
 _LOOKED_AT = 1000  # photos, to see whether features have ids as the dataset's
 
 
@@ -79,6 +83,7 @@ def open_dataset(
 ) -> TfdsSource:
     """A split ("train", "dev", "test") of a dataset, prepared under `data_dir` when it is not.
 
+    `data_dir`: a folder, or a place in an object store, see `mmjax.data.mirror`.
     `name`: a key of `DATASETS`, with "/config" where it has configs ("photochat/demo").
     `manual_dir`: the folder with the original files; each builder has its default places.
     `max_bad_records`: how many records of the original files may be left out (and logged), and how
@@ -92,17 +97,18 @@ def open_dataset(
     dataset, _, config = name.partition("/")
     _known(dataset, tuple(DATASETS), "dataset")
     _known(split, SPLITS, "split")
+    here = mirror.local_dir(data_dir)
     with quiet():
         builder_class = importlib.import_module(DATASETS[dataset]).Builder
         if config and not builder_class.has_config(config):
             _known(config, builder_class.CONFIGS, f"config of {dataset}")
         builder = builder_class(
-            data_dir=os.fspath(data_dir),
+            data_dir=os.fspath(here),
             config=config,
             manual_dir=manual_dir,
             max_bad_records=max_bad_records,
         )
-        _prepare(builder)
+        _prepare(builder, data_dir)
     builder.check_prepared()
     if split not in builder.info.splits:
         raise UserError(
@@ -141,14 +147,15 @@ def _open_regions(place: str, data_dir: Any, max_bad_records: int) -> RegionSet:
         from tfds_builders.region_files import region_files
         from tfds_builders.region_set import RegionSetBuilder
 
+        here = mirror.local_dir(data_dir)
         builder = RegionSetBuilder(
-            data_dir=os.fspath(data_dir),
+            data_dir=os.fspath(here),
             regions=region_files(place),
             max_bad_records=max_bad_records,
         )
-        _prepare(builder)
+        _prepare(builder, data_dir)
     builder.check_prepared()
-    return RegionSet(builder.data_path, data_dir)
+    return RegionSet(builder.data_path, here)
 
 
 def _check_known(source: TfdsSource, regions: RegionSet, place: str) -> None:
@@ -171,15 +178,16 @@ def _open_photos(dataset: str, origin: Any, data_dir: Any, max_bad_records: int)
     with quiet():
         from tfds_builders.photo_set import PhotoSetBuilder
 
+        here = mirror.local_dir(data_dir)
         builder = PhotoSetBuilder(
-            data_dir=os.fspath(data_dir),
+            data_dir=os.fspath(here),
             dataset=dataset,
             photos=origin,
             max_bad_records=max_bad_records,
         )
-        _prepare(builder)
+        _prepare(builder, data_dir)
     builder.check_prepared()
-    return PhotoSet(builder.data_path, data_dir)
+    return PhotoSet(builder.data_path, here)
 
 
 class ListSource:
@@ -246,23 +254,44 @@ def _known(name: str, names: Sequence[str], what: str) -> None:
     raise UserError(f"Unknown {what}: {name!r}; there are {', '.join(names)}: {hint}")
 
 
-def _prepare(builder: Any) -> None:
-    """Writes the dataset unless it is there; TFDS renames a finished folder, so it is whole."""
+def _prepare(builder: Any, data_dir: Any) -> None:
+    """Makes the dataset unless it is there; it is whole then.
+
+    Of several processes the first one makes it while the others wait, and those that do not see
+    its files (another machine's folder) make their own.
+    """
+    folder = builder.data_path
+    remote = mirror.remote_dir(folder, data_dir) if storage.is_remote(data_dir) else None
+
+    def prepare() -> None:
+        if not folder.exists():
+            _make(builder, remote)
+        if remote is not None and distributed.is_main() and not mirror.is_there(remote):
+            mirror.publish(folder, remote)
+
+    distributed.main_first(f"dataset {builder.info.full_name}", prepare, _PREPARED_WITHIN_S)
+    builder.info.read_from_directory(folder)
+
+
+def _make(builder: Any, remote: epath.Path | None) -> None:
+    """TFDS renames a finished folder, so that there is a whole one or none."""
     import tensorflow_datasets as tfds
 
     folder = builder.data_path
-    if folder.exists():
-        return
     try:
         with _only_one(folder):
             # Another process may have finished while this one waited.
-            if not folder.exists():
-                absl_logging.info("Preparing %s in %s.", builder.info.full_name, folder)
-                # TFDS prints "Unknown size" twice on stdout; its progress bars are on stderr.
-                with contextlib.redirect_stdout(io.StringIO()), _own_line():
-                    builder.download_and_prepare(
-                        download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-                    )
+            if folder.exists():
+                return
+            unfinished = folder.parent / f"incomplete.copy_{folder.name}"
+            if remote is not None and mirror.fetch(remote, folder, unfinished):
+                return
+            absl_logging.info("Preparing %s in %s.", builder.info.full_name, folder)
+            # TFDS prints "Unknown size" twice on stdout; its progress bars are on stderr.
+            with contextlib.redirect_stdout(io.StringIO()), _own_line():
+                builder.download_and_prepare(
+                    download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+                )
     except (OSError, RuntimeError) as error:
         reason = _disk_trouble(error)
         if reason is None:
@@ -271,7 +300,6 @@ def _prepare(builder: Any) -> None:
             f"{folder} cannot be written ({reason}); make room or rights there, or prepare "
             "elsewhere with --config.data.data_dir=DIR."
         ) from error
-    builder.info.read_from_directory(folder)
 
 
 def _disk_trouble(error: Exception) -> str | None:
@@ -289,13 +317,9 @@ def _disk_trouble(error: Exception) -> str | None:
 def _only_one(folder: epath.Path) -> Iterator[None]:
     """One process prepares a dataset, others wait; what a killed one left behind is removed.
 
-    The lock is the kernel's, so it ends with its process. Object stores have none: there TFDS'
-    own renaming must do, and only one process of a job should prepare.
+    The lock is the kernel's, so it ends with its process.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    if "://" in os.fspath(folder):
-        yield
-        return
     with open(folder.parent / ".lock", "w") as lock:  # noqa: PTH123 - flock wants a real file
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

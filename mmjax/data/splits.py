@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 import numpy as np
 
 from mmjax.config import DataOptions
 from mmjax.data.examples import Featurizer
 from mmjax.data.index import ExampleIndex, open_index
+from mmjax.data.mirror import local_dir
 from mmjax.data.perturb import perturbed
 from mmjax.data.sources import Source, open_dataset
 from mmjax.errors import UserError
@@ -77,7 +79,7 @@ def index_split(task: Featurizer, options: DataOptions, source: Source) -> Split
     index = open_index(
         task,
         source,
-        cache_dir=options.data_dir,
+        cache_dir=os.fspath(local_dir(options.data_dir)),
         max_skipped_fraction=options.max_skipped_fraction,
     )
     return Split(source, index)

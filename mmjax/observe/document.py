@@ -19,6 +19,8 @@ from typing import Any
 
 from etils import epath
 
+from mmjax import storage
+
 
 def write_document(
     path: epath.PathLike,
@@ -65,7 +67,7 @@ def write_document(
         data=_script_json(data),
     )
     # Half of a surrogate pair, which JSON can hold, is no UTF-8.
-    epath.Path(path).write_bytes(text.encode("utf-8", "xmlcharrefreplace"))
+    storage.write_bytes(path, text.encode("utf-8", "xmlcharrefreplace"))
 
 
 def bars(caption: str, items: Sequence[tuple[str, str, float, str]], unseen: str) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from etils import epath
 
+from mmjax import storage
 from mmjax.errors import UserError
 
 
@@ -51,7 +52,9 @@ class MetricsLog:
     def _put(self, line: dict[str, Any]) -> None:
         self._text += json.dumps(line, sort_keys=True) + "\n"
         try:
-            (self._folder / f"{self._start:04d}-{self._part:06d}.jsonl").write_text(self._text)
+            storage.write_text(
+                self._folder / f"{self._start:04d}-{self._part:06d}.jsonl", self._text
+            )
         except OSError as error:
             raise self._failed(error) from error
 
@@ -80,7 +83,8 @@ def read_metrics(folder: epath.PathLike) -> list[dict[str, Any]]:
 
 def _files(folder: epath.Path) -> list[tuple[int, int, epath.Path]]:
     found = []
-    for path in folder.iterdir():
+    # In an object store a folder is there only when something is in it.
+    for path in folder.iterdir() if folder.exists() else ():
         start, _, part = path.stem.partition("-")
         if path.suffix == ".jsonl" and start.isdigit() and part.isdigit():
             found.append((int(start), int(part), path))

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from mmjax import storage
 from mmjax.config import ObserveOptions
 from mmjax.errors import UserError
 
@@ -76,9 +77,11 @@ class WandbWriter:
                 "config.observe.wandb_project is set, but wandb is not installed: "
                 "`pip install wandb`, or set it to None."
             ) from error
-        name = os.path.normpath(workdir).replace(os.sep, "-").strip("-.")
+        name = os.path.normpath(workdir.replace("://", "/")).replace(os.sep, "-").strip("-.")
+        # Its own files need a real folder; None is one that it chooses.
+        folder = None if storage.is_remote(workdir) else workdir
         self._run = wandb.init(
-            project=project, name=name, id=name, resume="allow", dir=workdir, config=config
+            project=project, name=name, id=name, resume="allow", dir=folder, config=config
         )
 
     def scalars(self, step: int, values: dict[str, float]) -> None:

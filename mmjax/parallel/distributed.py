@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import os
 import signal
 import socket
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -13,54 +14,131 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from mmjax.errors import UserError
+from mmjax.parallel import agreement, coordination, ending, launcher
+from mmjax.parallel.coordination import barrier, from_main, main_first
+
+__all__ = [
+    "StopRequest",
+    "barrier",
+    "describe",
+    "from_main",
+    "is_main",
+    "main_first",
+    "start",
+    "to_host",
+]
 
 logger = logging.getLogger(__name__)
 
 MODES = ("auto", "on", "off")
-
-# Set by launchers of several processes; their presence makes "auto" wait for the others.
-_LAUNCHER_VARIABLES = (
-    "JAX_COORDINATOR_ADDRESS",
-    "SLURM_JOB_ID",
-    "OMPI_MCA_orte_hnp_uri",
-    "TPU_WORKER_HOSTNAMES",
-    "MEGASCALE_COORDINATOR_ADDRESS",
-)
+_FIRST_WORDS_S = 20.0  # who waits for others for so long says so
+_DEVICES_S = 300.0  # until they have answered
+_NEVER_FIRST_S = 30  # that JAX waits longer than we do: it knows only how to abort
 
 
-def start(mode: str) -> None:
+def start(mode: str, *, start_timeout_s: float = 300.0, lost_after_s: float = 100.0) -> None:
     """Connects the processes of this run.
 
     A run of one process gets a coordinator of its own: without one JAX neither notices SIGTERM nor
     can be asked whether to save before the machine is taken away.
 
     Args:
-      mode: "auto" connects to other processes when a launcher's variables are set; "on" insists;
-        "off" is one process, whatever the environment says.
+      mode: "auto" connects to other processes when a launcher says that there are some; "on"
+        insists; "off" is one process, whatever the environment says.
+      start_timeout_s: until all processes must have been started. Who waits says so long before.
+      lost_after_s: a process that was not heard of for so long is taken for dead, and all end.
+
+    Raises:
+      UserError: wrong settings. Where others do not come, the process ends with a sentence.
     """
     if mode not in MODES:
         raise UserError(f"--distributed={mode}: choose one of {', '.join(MODES)}.")
-    found = [v for v in _LAUNCHER_VARIABLES if os.environ.get(v)]
-    several = mode == "on" or (mode == "auto" and _several_processes(found))
-    try:
-        if several:
-            jax.distributed.initialize(
-                num_processes=_integer("JAX_NUM_PROCESSES"), process_id=_integer("JAX_PROCESS_ID")
+    launch = None if mode == "off" else launcher.find()
+    if launch is None or (mode == "auto" and launch.processes == 1):
+        if mode == "on":
+            raise UserError(
+                "--distributed=on, but nothing says where the other processes are: start it by "
+                "a launcher (launch/, srun, mpirun), or set JAX_COORDINATOR_ADDRESS, "
+                "JAX_NUM_PROCESSES and JAX_PROCESS_ID for each process."
             )
-        else:
-            jax.distributed.initialize(f"127.0.0.1:{_free_port()}", num_processes=1, process_id=0)
-    except (ValueError, RuntimeError) as error:
+        jax.distributed.initialize(f"127.0.0.1:{_free_port()}", num_processes=1, process_id=0)
+        return
+    ending.say_when_aborted(
+        f"the {_count(launch)}processes of this run ({launch.by}) could not be connected (the "
+        "reason stands above): see that each was started once, by the same command."
+    )
+    with _until(launch, start_timeout_s):
+        try:
+            jax.distributed.initialize(
+                launch.address,
+                num_processes=launch.processes if launch.address else None,
+                process_id=launch.process,
+                initialization_timeout=int(start_timeout_s) + _NEVER_FIRST_S,
+                heartbeat_timeout_seconds=int(lost_after_s),
+            )
+        except (ValueError, RuntimeError) as error:
+            raise UserError(
+                f"the processes of this run ({launch.by}) could not be connected ({error}); with "
+                "one process use --distributed=off."
+            ) from error
+    ending.say_when_aborted(
+        f"{coordination.name()} was ended by a library (its reason stands above), mostly because "
+        "another process died or its machine is gone. The same command continues from the last "
+        "checkpoint."
+    )
+    if launch.processes not in (None, coordination.processes()):
         raise UserError(
-            f"the processes of this run could not be connected ({error}); with one process use "
-            f"--distributed=off (launcher variables found: {', '.join(found) or 'none'})."
-        ) from error
+            f"{launch.by} started {launch.processes} processes, but JAX connected "
+            f"{coordination.processes()}: unset the variables of the other launcher, or set "
+            "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID."
+        )
+
+
+def describe(
+    versions: Mapping[str, str], config: Mapping[str, Any], command: Mapping[str, Any]
+) -> None:
+    """Checks that all processes are the same program, then logs what they run on.
+
+    Args:
+      versions: of libraries; config: nested; command: flat. The same on every process.
+
+    Raises:
+      UserError: a process differs; it and what differs are named.
+    """
+    agreement.agree(
+        "versions",
+        agreement.program(versions),
+        "install the same packages and the same code on every machine",
+    )
+    agreement.agree(
+        "command",
+        {**command, **agreement.flat(config, "config")},
+        "start every process by the same command",
+    )
+
+    def end() -> None:
+        ending.end_all(
+            UserError(
+                f"the devices did not answer within {_DEVICES_S:.0f} s: on a slice of a TPU the "
+                "command must run on every worker, and no other program may hold the chips."
+            )
+        )
+
+    # The first question for devices is also when the chips of a slice look for each other.
+    with coordination.still_waiting("the devices of all processes", _DEVICES_S, at_end=end):
+        devices = jax.devices()
+    if jax.process_count() != coordination.processes():
+        raise UserError(
+            f"{coordination.processes()} processes are connected, but their devices are of "
+            f"{jax.process_count()}: start one process per host, each with its own devices."
+        )
     logger.info(
         "process %d of %d, %d local and %d global %s devices",
         jax.process_index(),
         jax.process_count(),
         jax.local_device_count(),
-        jax.device_count(),
-        jax.devices()[0].platform,
+        len(devices),
+        devices[0].platform,
     )
 
 
@@ -101,14 +179,7 @@ class StopRequest:
 
 def is_main() -> bool:
     """Whether this process writes what one process writes for all."""
-    return jax.process_index() == 0
-
-
-def from_main(value: int) -> int:
-    """The main process's value, on every process."""
-    if jax.process_count() == 1:
-        return value
-    return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
+    return coordination.process() == 0
 
 
 def to_host(x: jax.Array) -> np.ndarray:
@@ -118,26 +189,44 @@ def to_host(x: jax.Array) -> np.ndarray:
     return np.asarray(multihost_utils.process_allgather(x, tiled=True))
 
 
-def barrier(name: str) -> None:
-    """Waits for all processes; a process that is alone goes on."""
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(name)
+@contextlib.contextmanager
+def _until(launch: launcher.Launch, timeout_s: float) -> Iterator[None]:
+    """Ends this process with a sentence when the others do not come."""
+    me = "this process" if launch.process is None else f"process {launch.process}"
+
+    def end() -> None:
+        if launch.process and launch.address and not _answers(launch.address):
+            why = f"process 0 does not answer at {launch.address}"
+        elif launch.process:
+            why = f"process 0 answers at {launch.address}, but another process is missing"
+        else:
+            why = "at least one of the others is missing, or cannot reach this one"
+        ending.end_alone(
+            UserError(
+                f"{me} on {socket.gethostname()} waited {timeout_s:.0f} s for all "
+                f"{_count(launch)}processes that {launch.by} tells of; {why}. Start the command "
+                "on every worker, see that no firewall is between them, or say --distributed=off "
+                "for a run of this process alone."
+            )
+        )
+
+    waiting = f"all {_count(launch)}processes of {launch.by} to start (is it on every worker?)"
+    first_words = min(_FIRST_WORDS_S, timeout_s / 2)
+    with coordination.still_waiting(waiting, timeout_s, at_end=end, told_after_s=first_words):
+        yield
 
 
-def _several_processes(found: list[str]) -> bool:
-    hosts = os.environ.get("TPU_WORKER_HOSTNAMES", "")
-    if found == ["TPU_WORKER_HOSTNAMES"]:
-        return "," in hosts
-    return bool(found)
+def _count(launch: launcher.Launch) -> str:
+    return "" if launch.processes is None else f"{launch.processes} "
 
 
-def _integer(variable: str) -> int | None:
-    value = os.environ.get(variable)
-    if value is None:
-        return None
-    if not value.isdigit():
-        raise UserError(f"{variable}={value!r} is not a number.")
-    return int(value)
+def _answers(address: str) -> bool:
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+    except OSError:
+        return False
+    return True
 
 
 def _free_port() -> int:

@@ -53,9 +53,20 @@ class Driver:
         """
         return self.wait(self.start(arguments, log, **fate))
 
-    def start(self, arguments: list[str], log: Path, **fate: Any) -> int:
-        """Begins a run; its process id."""
-        return self._ask({"arguments": arguments, "log": str(log), "fate": fate})
+    def start(
+        self,
+        arguments: list[str],
+        log: Path,
+        environment: dict[str, str] | None = None,
+        **fate: Any,
+    ) -> int:
+        """Begins a run; its process id.
+
+        Args:
+          environment: variables of this run alone.
+        """
+        request = {"arguments": arguments, "log": str(log), "environment": environment or {}}
+        return self._ask({**request, "fate": fate})
 
     def wait(self, pid: int) -> int:
         """Returns when the run has ended (see `run`) or has stopped itself (then -SIGSTOP)."""
@@ -101,6 +112,7 @@ def _become(request: dict[str, Any]) -> None:
     output = os.open(request["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     for stream, target in ((os.open(os.devnull, os.O_RDONLY), 0), (output, 1), (output, 2)):
         os.dup2(stream, target)
+    os.environ.update(request["environment"])
     sys.argv = ["mmjax", *request["arguments"]]
     _seal(**request["fate"])
     sys.modules["mmjax.main"].run()
@@ -114,6 +126,8 @@ def _seal(
     write: tuple[str, int, float] | None = None,
     count_in: str | None = None,
     settle: bool = False,
+    pretend: tuple[str, Any] | None = None,
+    store: str | None = None,
 ) -> None:
     """Decides when this process gets the signal `sign`; without arguments never.
 
@@ -123,6 +137,8 @@ def _seal(
       write: (part of a path, n, share): in the n-th write to such a file, when `share` of the
         text is in it.
       count_in: a file that gets the number of file operations below `inside`.
+      pretend: (path of a module's attribute, its value here).
+      store: gs://bucket is this folder, see `tests.object_store`.
       settle: a save ends before the run goes on, so that what is on disk at a point is known.
     """
 
@@ -131,6 +147,11 @@ def _seal(
 
     if event or count_in:
         _count_operations(event, inside, count_in, strike)
+    if pretend:
+        module, _, name = pretend[0].partition(":")
+        setattr(importlib.import_module(module), name, pretend[1])
+    if store:
+        importlib.import_module("tests.object_store").installed(Path(store)).__enter__()
     if settle:
         _settle_saves()
     if call:
@@ -157,7 +178,7 @@ def _count_operations(event: int | None, inside: str, count_in: str | None, stri
             number += 1
             if number == event:
                 strike()
-        if count_in and os.fspath(path).endswith("result.json"):
+        if count_in and "result.json" in os.fspath(path):
             os.write(os.open(count_in, os.O_RDWR | os.O_CREAT), str(number).encode())
 
     sys.addaudithook(watch)

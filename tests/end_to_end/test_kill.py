@@ -109,7 +109,7 @@ def test_two_undisturbed_runs_are_equal_and_the_metrics_complete(lab):
 # What kills the run, and the newest checkpoint that counts afterwards. In the order of a run.
 WHILE_IT_BEGINS = [
     ("the config half written", {"write": ("config.json", 1, 0.5)}, None),
-    ("the tokenizer half written", {"write": ("preprocessing/", 1, 0.5)}, None),
+    ("the tokenizer fitted, not yet there", {"call": ("mmjax.storage:_copy", 1)}, None),
     ("the index half written", {"write": ("index/", 1, 0.5)}, None),
     ("its digest half written", {"write": (".sha256", 1, 0.5)}, None),
     ("the first line of metrics half written", {"write": ("metrics/", 2, 0.7)}, None),
@@ -202,6 +202,18 @@ def test_others_leave_a_run_alone(lab):
         os.kill(pid, signal.SIGCONT)
     assert lab.wait("", pid) == 0
     assert_same(outcome(lab.workdir("busy")), lab.undisturbed[""])
+
+
+def test_in_an_object_store_it_is_the_same_run(lab):
+    """Killed in the middle of a save, its lease is stale when the next one comes."""
+    options = {"store": str(lab.folder / "store"), "pretend": ("mmjax.lease:STALE_AFTER", 0.6)}
+    place = "--workdir=gs://bucket/run"
+    assert lab.run("stored", "", place, call=(f"{STORE}:_digests", 3), **options) == KILLED
+    assert lab.run("stored", "", place, **options) == 0, lab.log("stored").read_text()
+    assert "is gone: taking over" in lab.log("stored").read_text()
+    assert_same(outcome(lab.folder / "store" / "run"), lab.undisturbed[""])
+    assert not (lab.folder / "store" / "run" / ".lease").exists()
+    assert lab.run("stored", "", place, "--mode=eval", **options) == 0
 
 
 def outcome(workdir: Path) -> dict[str, Any]:

@@ -33,7 +33,7 @@ def prepared(data_dir, items, max_bad_records=0, digest="d" * 64) -> PhotoSet:
         photos=PhotoOrigin("all", digest, lambda folder: iter(items)),
         max_bad_records=max_bad_records,
     )
-    _prepare(builder)
+    _prepare(builder, data_dir)
     builder.check_prepared()
     return PhotoSet(builder.data_path, data_dir)
 
