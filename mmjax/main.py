@@ -22,8 +22,8 @@ from ml_collections import config_flags
 
 from mmjax.errors import UserError
 
-MODES = ("train", "eval", "predict", "audit", "export")
-EXIT_USER_ERROR, EXIT_PREEMPTED, EXIT_INTERRUPTED = 2, 75, 130
+MODES = ("train", "eval", "predict", "audit", "export", "check")
+EXIT_USER_ERROR, EXIT_DOES_NOT_FIT, EXIT_PREEMPTED, EXIT_INTERRUPTED = 2, 3, 75, 130
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, with a variant after a colon: configs/retrieval.py:model=bm25"
@@ -40,6 +40,15 @@ _INTENT = flags.DEFINE_string(
     None,
     "RUN/predictions/dev.jsonl of an intent run, to be shown on the page of a retrieval run.",
 )
+_TOPOLOGY = flags.DEFINE_list(
+    "topology",
+    [],
+    "For check: a TPU slice to compile for, such as v3:4x4, or several for --sweep; local: these "
+    "devices. Default: what the config names (config.mesh.slice).",
+)
+_SLICES = flags.DEFINE_integer("slices", 1, "For check: how many such slices.", lower_bound=1)
+_SWEEP = flags.DEFINE_bool("sweep", False, "For check: a table over slices and batches.")
+_BATCH_SIZES = flags.DEFINE_list("batch_sizes", [], "For --sweep. Default: the config's.")
 _DISTRIBUTED = flags.DEFINE_string(
     "distributed", "auto", "auto, on or off: connect to the other processes of this run."
 )
@@ -64,8 +73,10 @@ def main(argv: Sequence[str]) -> int:
     from mmjax.systems import make_system
     from mmjax.workdir import WorkDir
 
-    distributed.start(_DISTRIBUTED.value)
     config = config_lib.to_dict(_CONFIG.value)
+    if _MODE.value == "check":
+        return _check(config)
+    distributed.start(_DISTRIBUTED.value)
     system = make_system(config)
     workdir = WorkDir(_WORKDIR.value or _default_workdir())
     if _MODE.value == "train":
@@ -122,6 +133,25 @@ def main(argv: Sequence[str]) -> int:
             if page.exists():
                 print(f"the page to look at: {page}")
     return 0
+
+
+def _check(config) -> int:
+    """Writes nothing but `check.json`, and that where a --workdir is given."""
+    from mmjax.check import run as check
+    from mmjax.parallel import distributed
+
+    names = _TOPOLOGY.value or check.named_slices(config)
+    if check.LOCAL in names:
+        distributed.start(_DISTRIBUTED.value)
+    if _SWEEP.value:
+        found = check.sweep(config, names, _SLICES.value, _BATCH_SIZES.value)
+    else:
+        found = check.check(config, names, _SLICES.value)
+    print(found.text)
+    if _WORKDIR.present and distributed.is_main():
+        path = check.write(_WORKDIR.value, found)
+        print(f"the same as numbers: {path}")
+    return EXIT_DOES_NOT_FIT if found.fits is False else 0
 
 
 def _audit(system, workdir, metric: str) -> None:

@@ -1,0 +1,339 @@
+"""What a compiled program does on each device: operations, bytes moved, collectives.
+
+Counted from the text of the program after all of XLA's passes, and a loop's body as often as it
+runs: XLA's own cost analysis counts it once. What is counted is the least that such a program
+does, so that times made of it are bounds from below.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+import re
+from collections.abc import Iterable, Mapping
+
+from mmjax.check.hlo import Array, Instruction, Module, group_size, parse
+
+# What one device sends, in bytes of the whole array, in a group of n: the least that any algorithm
+# does (Chan et al. 2007, "Collective communication: theory, practice, and experience").
+_SENT = {
+    "all-gather": lambda size, n: size * (n - 1) / n,
+    "all-reduce": lambda size, n: 2 * size * (n - 1) / n,
+    "reduce-scatter": lambda size, n: size * (n - 1) / n,
+    "all-to-all": lambda size, n: size * (n - 1) / n,
+    "ragged-all-to-all": lambda size, n: size * (n - 1) / n,
+    "collective-permute": lambda size, n: size,
+    "collective-broadcast": lambda size, n: size,
+}
+
+# Opcodes that move nothing by themselves.
+_FREE = {
+    "parameter",
+    "constant",
+    "tuple",
+    "get-tuple-element",
+    "bitcast",
+    "after-all",
+    "opt-barrier",
+    "partition-id",
+    "replica-id",
+    "iota",
+}
+_KERNEL = "tpu_custom_call"  # Mosaic: what Pallas is compiled to
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """Attributes:
+    count: collectives of a kind in one call.
+    bytes: that a device sends for them, at the least.
+    """
+
+    count: int = 0
+    bytes: float = 0.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """Of one call, on one device.
+
+    Attributes:
+      flops: of matrix products and convolutions, two for a multiplication and an addition, and of
+        custom kernels as these state them.
+      bytes_moved: between the device and its main memory.
+      collectives: by kind.
+      unknown_loops: whose trips are not in the program; their bodies count once.
+      silent_kernels: custom kernels that state no FLOPs.
+    """
+
+    flops: float = 0.0
+    bytes_moved: float = 0.0
+    collectives: Mapping[str, Traffic] = dataclasses.field(default_factory=dict)
+    unknown_loops: int = 0
+    silent_kernels: int = 0
+
+    @property
+    def bytes_sent(self) -> float:
+        """By all collectives."""
+        return sum(traffic.bytes for traffic in self.collectives.values())
+
+    def __add__(self, other: Costs) -> Costs:
+        kinds = {**self.collectives, **other.collectives}
+        a, b = self.collectives, other.collectives
+        return Costs(
+            self.flops + other.flops,
+            self.bytes_moved + other.bytes_moved,
+            {k: _together(a.get(k, Traffic()), b.get(k, Traffic())) for k in sorted(kinds)},
+            self.unknown_loops + other.unknown_loops,
+            self.silent_kernels + other.silent_kernels,
+        )
+
+    def times(self, n: int) -> Costs:
+        return Costs(
+            self.flops * n,
+            self.bytes_moved * n,
+            {k: Traffic(t.count * n, t.bytes * n) for k, t in self.collectives.items()},
+            self.unknown_loops,
+            self.silent_kernels,
+        )
+
+
+def count(text: str, devices: int) -> Costs:
+    """Costs of a program, from what `Compiled.as_text()` gives.
+
+    Args:
+      devices: that it runs on.
+    """
+    return _Counter(parse(text), devices).of(None)
+
+
+class _Counter:
+    """Adds up the instructions of a module, each computation once for all of its calls."""
+
+    def __init__(self, module: Module, devices: int):
+        self._module, self._devices = module, devices
+        self._known: dict[tuple[str, bool], Costs] = {}
+
+    def of(self, name: str | None, *, fused: bool = False) -> Costs:
+        """Of a computation; None: of the program.
+
+        Args:
+          fused: its results stay on the chip, and its collectives are parts of another one.
+        """
+        name = self._module.entry if name is None else name
+        if (name, fused) not in self._known:
+            computation = self._module.computations[name]
+            costs = [self._instruction(one, computation, fused) for one in computation.values()]
+            self._known[name, fused] = functools.reduce(Costs.__add__, costs, Costs())
+        return self._known[name, fused]
+
+    def _instruction(
+        self, one: Instruction, computation: Mapping[str, Instruction], fused: bool
+    ) -> Costs:
+        opcode = one.opcode
+        if opcode in _FREE or opcode.endswith(("-done", "-update")):
+            return Costs()
+        if opcode == "while":
+            trips = self._module.trips(one)
+            (body,) = one.called("body")
+            costs = self.of(body, fused=fused).times(1 if trips is None else trips)
+            return costs if trips is not None else costs + Costs(unknown_loops=1)
+        if opcode == "conditional":
+            branches = one.called("branch_computations", "true_computation", "false_computation")
+            return _dearest(self.of(branch, fused=fused) for branch in branches)
+        if opcode in ("call", "async-start"):
+            inner = one.called("calls", "to_apply")
+            return functools.reduce(Costs.__add__, (self.of(name) for name in inner), Costs())
+        moved = 0.0 if fused else self._moved(one, computation)
+        if opcode == "fusion":
+            (inner,) = one.called("calls")
+            return self.of(inner, fused=True) + self._of_collective(inner) + Costs(0, moved)
+        if opcode == "dot":
+            return Costs(_dot(one, computation), moved)
+        if opcode == "convolution":
+            return Costs(_convolution(one, computation), moved)
+        kind = opcode.removesuffix("-start")
+        if kind in _SENT:
+            return self._collective(kind, one, moved) if not fused else Costs()
+        if opcode == "custom-call" and f'"{_KERNEL}"' in one.attributes:
+            stated = re.search(r'"flops":"?(\d+)', one.attributes)
+            return Costs(float(stated[1]) if stated else 0.0, moved,
+                         silent_kernels=0 if stated else 1)  # fmt: skip
+        return Costs(0.0, moved)
+
+    def _of_collective(self, name: str) -> Costs:
+        """Of a fusion that is a collective in TPU programs, or its beginning.
+
+        A reduce-scatter is an all-reduce and a cut; a collective that goes on beside other work
+        stands in the fusion that starts it, in those that it goes on beside, and in its end.
+        """
+        computation = self._module.computations[name]
+        scatters = name.startswith("all-reduce-scatter")
+        starts = any("AsyncCollectiveStart" in one.attributes for one in computation.values())
+        if not (scatters or starts):
+            return Costs()
+        found = [one for one in computation.values() if one.opcode in _SENT]
+        costs = (
+            self._collective("reduce-scatter" if scatters else one.opcode, one, 0.0, whole=True)
+            for one in found
+        )
+        return functools.reduce(Costs.__add__, costs, Costs())
+
+    def _collective(self, kind: str, one: Instruction, moved: float, whole: bool = False) -> Costs:
+        """Args:
+        whole: the result is the whole array, also of a reduce-scatter.
+        """
+        n = group_size(one.attributes, self._devices)
+        results = one.results
+        if one.opcode.endswith("-start") and kind != "all-reduce":
+            results = results[len(results) // 2 :][:1]  # (operand, result, ...)
+            if kind in ("collective-permute",):
+                results = one.results[:1]
+        size = sum(array.bytes for array in results)
+        if kind == "reduce-scatter" and not whole:
+            size *= n
+        if n == 1:
+            return Costs(0.0, moved)
+        return Costs(0.0, moved, {kind: Traffic(1, _SENT[kind](size, n))})
+
+    def _moved(self, one: Instruction, computation: Mapping[str, Instruction]) -> float:
+        """Bytes read from memory and written to it."""
+        operands = [computation[name] for name in one.operands if name in computation]
+        if one.opcode == "fusion":
+            (inner,) = one.called("calls")
+            return self._moved_by_fusion(one, operands, self._module.computations[inner])
+        if one.opcode in ("dynamic-slice", "slice", "gather"):
+            return 2.0 * _in_memory(one.results)
+        if one.opcode in ("dynamic-update-slice", "scatter"):
+            update = operands[-1] if one.opcode == "scatter" else operands[1]
+            return 2.0 * sum(array.bytes for array in update.results)
+        if one.opcode.endswith("-start"):  # (there, here, ...): what was there is read
+            return float(sum(_in_memory(x.results) for x in operands) + _in_memory(one.results[:1]))
+        read = sum(_in_memory(x.results) for x in _distinct(operands))
+        return float(read + _in_memory(one.results))
+
+    def _moved_by_fusion(
+        self,
+        one: Instruction,
+        operands: list[Instruction],
+        inner: Mapping[str, Instruction],
+    ) -> float:
+        """Of an operand of which slices are taken only these are read; of a result that is an
+        operand with a part of it replaced only this is written.
+        """
+        parameters = {int(x.arguments): x for x in inner.values() if x.opcode == "parameter"}
+        users: dict[str, list[Instruction]] = {}
+        for x in inner.values():
+            for name in x.operands:
+                users.setdefault(name, []).append(x)
+        total = 0.0
+        for number, operand in enumerate(operands):
+            if not any(array.in_memory for array in operand.results) or number not in parameters:
+                continue
+            total += _read(parameters[number], users, _in_memory(operand.results))
+        return total + _written(one, inner)
+
+
+def _read(parameter: Instruction, users: Mapping[str, list[Instruction]], whole: int) -> float:
+    """Bytes that a fusion reads of a parameter."""
+    total = 0.0
+    for user in users.get(parameter.name, []):
+        first = user.operands[0] == parameter.name
+        if user.opcode in ("bitcast", "get-tuple-element"):
+            total += _read(user, users, whole)
+        elif first and user.opcode in ("dynamic-slice", "slice", "gather"):
+            total += user.results[0].bytes
+        elif not (first and user.opcode == "dynamic-update-slice"):  # of that the rest stays
+            return float(whole)
+    return min(total, float(whole))
+
+
+def _written(fusion: Instruction, inner: Mapping[str, Instruction]) -> float:
+    (root,) = (x for x in inner.values() if x.root)
+    roots = [inner[name] for name in root.operands] if root.opcode == "tuple" else [root]
+    if len(roots) != len(fusion.results):
+        return float(_in_memory(fusion.results))
+    total = 0.0
+    for array, made in zip(fusion.results, roots, strict=True):
+        while made.opcode == "bitcast" and made.operands[0] in inner:
+            made = inner[made.operands[0]]
+        if not array.in_memory or made.opcode == "parameter":
+            continue
+        if made.opcode == "dynamic-update-slice":
+            total += sum(x.bytes for x in inner[made.operands[1]].results)
+        else:
+            total += array.bytes
+    return total
+
+
+def _dot(one: Instruction, computation: Mapping[str, Instruction]) -> float:
+    left = computation[one.operands[0]].results[0]
+    dims = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.attributes)
+    summed = [left.shape[int(i)] for i in dims[1].split(",") if i] if dims else []
+    return 2.0 * one.results[0].size * math.prod(summed)
+
+
+def _convolution(one: Instruction, computation: Mapping[str, Instruction]) -> float:
+    """Two for each product of two numbers of which none is padding.
+
+    XLA for TPUs writes batched products as convolutions with much padding, which is not computed.
+    """
+    left, kernel = (computation[name].results[0] for name in one.operands[:2])
+    labels = re.search(r"dim_labels=(\w+)_(\w+)->(\w+)", one.attributes)
+    out = one.results[0]
+    window = _window(one.attributes)
+    pairs = 1
+    for axis in sorted(set(labels[1]) - set("bf")):
+        i = int(axis)
+        pairs *= _pairs(
+            left.shape[labels[1].index(axis)],
+            kernel.shape[labels[2].index(axis)],
+            out.shape[labels[3].index(axis)],
+            *(window[key][i] for key in ("stride", "pad", "lhs_dilate", "rhs_dilate")),
+        )
+    others = out.shape[labels[3].index("b")] * out.shape[labels[3].index("f")]
+    return 2.0 * pairs * others * kernel.shape[labels[2].index("i")]
+
+
+def _window(attributes: str) -> dict[str, list[int]]:
+    """Of each spatial axis; "pad": below."""
+    found = re.search(r"window=\{([^}]*)\}", attributes)
+    fields = dict(re.findall(r"(\w+)=(\S+)", found[1])) if found else {}
+    axes = len(fields["size"].split("x")) if "size" in fields else 0
+    read = {
+        key: [int(n) for n in fields[key].split("x")] if key in fields else [1] * axes
+        for key in ("stride", "lhs_dilate", "rhs_dilate")
+    }
+    pads = fields["pad"].split("x") if "pad" in fields else ["0_0"] * axes
+    return {**read, "pad": [int(pad.partition("_")[0]) for pad in pads]}
+
+
+@functools.cache
+def _pairs(
+    size: int, window: int, out: int, stride: int, pad: int, dilate: int, window_dilate: int
+) -> int:
+    """Pairs of a place of the result and one of the window under which there is a number."""
+    last = (size - 1) * dilate  # in the dilated input
+    found = 0
+    for k in range(window):
+        for o in range(out):
+            place = o * stride + k * window_dilate - pad
+            found += 0 <= place <= last and place % dilate == 0
+    return found
+
+
+def _dearest(costs: Iterable[Costs]) -> Costs:
+    return max(costs, key=lambda c: (c.flops, c.bytes_moved), default=Costs())
+
+
+def _distinct(instructions: list[Instruction]) -> list[Instruction]:
+    return list({one.name: one for one in instructions}.values())
+
+
+def _in_memory(arrays: Iterable[Array]) -> int:
+    return sum(array.bytes for array in arrays if array.in_memory)
+
+
+def _together(a: Traffic, b: Traffic) -> Traffic:
+    return Traffic(a.count + b.count, a.bytes + b.bytes)
