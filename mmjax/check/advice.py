@@ -21,7 +21,7 @@ def advice(found: Measured) -> list[str]:
     ]  # fmt: skip
     rest = memory.total - state
     narrow = []
-    if "none" == found.remat:
+    if found.remat == "none":
         narrow.append(
             "--config.model.remat=full: the backward pass computes activations again (or dots: "
             "matrix products are kept)"

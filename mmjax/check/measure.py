@@ -10,7 +10,6 @@ from typing import Any
 
 import jax
 import optax
-from jax.sharding import Mesh
 
 from mmjax import train_state
 from mmjax.check import roofline

@@ -67,7 +67,7 @@ CHIPS: dict[str, Chip] = {
 
 
 def of_device(device_kind: str) -> Chip | None:
-    """What one JAX device of this kind has of its chip; None: nobody has published it, as of CPUs."""
+    """What one JAX device of this kind has of its chip; None: nobody published it, as of CPUs."""
     chip = CHIPS.get(device_kind)
     if chip is None:
         return None

@@ -1,0 +1,105 @@
+"""What compiled programs hold and send on eight devices, counted by hand."""
+
+from __future__ import annotations
+
+import math
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from benchmarks import weak_scaling
+from mmjax.check.costs import Traffic, count
+from mmjax.check.measure import measure
+from mmjax.check.subject import open_subject
+from mmjax.errors import UserError
+from mmjax.parallel.rules import LOGICAL_RULES
+
+TRIPS = 5
+
+
+def test_collectives_of_a_loop_count_with_their_bytes_once_per_trip():
+    mesh = jax.make_mesh((2, 4), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+
+    def looped(x):  # [16, 32] on each device
+        def trip(total, _):
+            gathered = jax.lax.all_gather(total, "fsdp", axis=0, tiled=True)  # [64, 32]
+            summed = jax.lax.psum(jnp.sin(gathered), ("data", "fsdp"))
+            passed = jax.lax.ppermute(summed[:16], "fsdp", [(i, (i + 1) % 4) for i in range(4)])
+            return total + passed, None
+
+        return jax.lax.scan(trip, x, None, length=TRIPS)[0]
+
+    mapped = jax.shard_map(
+        looped, mesh=mesh, in_specs=P(("data", "fsdp")), out_specs=P(("data", "fsdp")),
+        check_vma=False,
+    )  # fmt: skip
+    x = jax.ShapeDtypeStruct(
+        (128, 32), jnp.float32, sharding=NamedSharding(mesh, P(("data", "fsdp")))
+    )
+    found = count(jax.jit(mapped).lower(x).compile().as_text(), 8).collectives
+    gathered = 64 * 32 * 4
+    assert found == {
+        "all-gather": Traffic(TRIPS, TRIPS * gathered * 3 / 4),
+        "all-reduce": Traffic(TRIPS, TRIPS * 2 * gathered * 7 / 8),
+        "collective-permute": Traffic(TRIPS, TRIPS * 16 * 32 * 4),
+    }
+
+
+@pytest.fixture(scope="module")
+def scaled():
+    return weak_scaling.scaling()
+
+
+def test_twice_the_devices_with_twice_the_examples_compute_the_same_each(scaled):
+    assert [row["devices"] for row in scaled] == [1, 2, 4, 8]
+    flops = np.array([row["flops"] for row in scaled])
+    np.testing.assert_allclose(flops, flops[0], rtol=0.05)
+    sent = [row["bytes_sent"] for row in scaled]
+    assert sent[0] == 0 and sent[1] > 0
+    # An all-reduce of the gradients sends 2 (n - 1) / n of their bytes: less than twice as much
+    # on any number of devices.
+    assert sent[1] < sent[2] < sent[3] < 2.2 * sent[1]
+
+
+def test_parameters_and_optimiser_of_a_device_are_its_share_by_hand():
+    case = weak_scaling.SMALL.values()
+    case["mesh"] = {"data": 2, "fsdp": 4, "tensor": 1}
+    case["train"]["global_batch_size"] = case["eval"]["batch_size"] = 16
+    subject = open_subject(case)
+    found = measure(subject, jax.devices()[:8], evaluation=False)
+    batch = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), subject.batch(None, 16))
+    params = subject.task.module().init(jax.random.key(0), batch, train=False)["params"]
+    names = {axis for axis, rule in LOGICAL_RULES.items() if rule == "fsdp"}
+
+    def share(box) -> int:
+        if not hasattr(box, "names"):
+            return box.nbytes // (4 if box.nbytes >= 4 << 16 else 1)
+        sizes = [
+            n // 4 if name in names else n
+            for n, name in zip(box.value.shape, box.names, strict=True)
+        ]
+        return math.prod(sizes) * box.value.dtype.itemsize
+
+    by_hand = sum(
+        share(leaf) for leaf in jax.tree.leaves(params, is_leaf=lambda x: hasattr(x, "names"))
+    )
+    memory = found.train.memory
+    assert memory.parameters == by_hand
+    assert memory.optimiser == 2 * by_hand + 2 * 4  # two moments, two counts of updates
+    assert memory.batch == sum(x.nbytes for x in jax.tree.leaves(batch)) // 8
+    # Beside them the step's number and the key; what the step does not read is not handed over.
+    state = memory.parameters + memory.optimiser + 4 + 8
+    assert state <= memory.arguments <= state + memory.batch
+
+
+def test_a_batch_or_heads_that_do_not_divide_are_one_sentence():
+    case = weak_scaling.SMALL.values()
+    with pytest.raises(UserError, match="a batch of 20 does not divide among 8 devices"):
+        measure(open_subject(case).with_batch(20), jax.devices()[:8])
+    case["mesh"] = {"data": 1, "fsdp": 2, "tensor": 4}
+    with pytest.raises(UserError, match=r"an axis of 2 does not divide by 4 \('heads' is cut by"):
+        measure(open_subject(case), jax.devices()[:8])
