@@ -4,6 +4,7 @@
     python -m benchmarks.compiled --only=rerank,...   # of some configs
     python -m benchmarks.compiled --write             # accepts it; budgets stay
     python -m benchmarks.compiled --write --raise     # and they are set anew
+    python -m benchmarks.compiled --update=benchmarks/README.md   # puts the golden costs there
 
 Costs are of one training step on one device, known exactly without a device (`mmjax.check`). The
 exit code is 1 where a cost is over its budget, or further from the golden one than `TOLERANCE`:
@@ -25,6 +26,7 @@ from mmjax.check.report import gib
 from mmjax.check.subject import open_subject
 from mmjax.check.topology import slice_devices
 from mmjax.errors import UserError
+from mmjax.report import update_document
 
 ALL: dict[str, Case] = {**CASES, **LARGE}
 TOLERANCE = 0.05
@@ -40,7 +42,11 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--only", help="names, separated by commas")
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--raise", action="store_true", dest="raised")
+    parser.add_argument("--update", metavar="FILE")
     arguments = parser.parse_args(argv)
+    if arguments.update:
+        update_document(arguments.update, "compiled", "\n".join(summary(read())))
+        return 0
     names = arguments.only.split(",") if arguments.only else list(ALL)
     for name in names:
         if name not in ALL:

@@ -1,6 +1,6 @@
 """Weak scaling without a pod: 1, 2, 4 and 8 simulated devices, with as many examples on each.
 
-    python -m benchmarks.weak_scaling [--out=benchmarks/golden/weak_scaling.json]
+    python -m benchmarks.weak_scaling [--out=FILE.json] [--update=benchmarks/README.md]
 
 What a device computes must stay the same when there are more of them, but for the scores of its
 rows against the whole batch; what it sends is seen beside it. Costs are of the compiled program.
@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks import document
 from benchmarks.configs import Case
 from mmjax.errors import UserError
+from mmjax.report import update_document
 
 DEVICES = (1, 2, 4, 8)
 PER_DEVICE = 8
@@ -33,6 +34,7 @@ def main(argv: Sequence[str]) -> None:
     """Prints the table, and keeps it where --out says."""
     parser = argparse.ArgumentParser(prog="benchmarks.weak_scaling")
     parser.add_argument("--out")
+    parser.add_argument("--update", metavar="FILE")
     arguments = parser.parse_args(argv)
     # In time: JAX counts its devices when it first computes.
     os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {FLAG}".strip()
@@ -43,6 +45,8 @@ def main(argv: Sequence[str]) -> None:
         command = " ".join(["python -m benchmarks.weak_scaling", *argv])
         found = {"command": command, "per_device_batch_size": PER_DEVICE, "rows": rows}
         Path(arguments.out).write_text(json.dumps(found, indent=1) + "\n")
+    if arguments.update:
+        update_document(arguments.update, "weak_scaling", "\n".join(table(rows)))
 
 
 def scaling(devices: Sequence[int] = DEVICES, case: Case = SMALL) -> list[dict[str, Any]]:

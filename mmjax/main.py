@@ -148,7 +148,7 @@ def _check(config) -> int:
     else:
         found = check.check(config, names, _SLICES.value)
     print(found.text)
-    if _WORKDIR.present and distributed.is_main():
+    if _WORKDIR.value and distributed.is_main():
         path = check.write(_WORKDIR.value, found)
         print(f"the same as numbers: {path}")
     return EXIT_DOES_NOT_FIT if found.fits is False else 0

@@ -11,9 +11,9 @@ import dataclasses
 import functools
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
-from mmjax.check.hlo import Array, Instruction, Module, group_size, parse
+from mmjax.check.hlo import Array, Instruction, Module, bits, group_size, parse
 
 # What one device sends, in bytes of the whole array, in a group of n: the least that any algorithm
 # does (Chan et al. 2007, "Collective communication: theory, practice, and experience").
@@ -201,70 +201,91 @@ class _Counter:
         """Bytes read from memory and written to it."""
         operands = [computation[name] for name in one.operands if name in computation]
         if one.opcode == "fusion":
-            (inner,) = one.called("calls")
-            return self._moved_by_fusion(one, operands, self._module.computations[inner])
+            return self._read_by_fusion(one, operands) + self._written_by_fusion(one)
         if one.opcode in ("dynamic-slice", "slice", "gather"):
             return 2.0 * _in_memory(one.results)
         if one.opcode in ("dynamic-update-slice", "scatter"):
             update = operands[-1] if one.opcode == "scatter" else operands[1]
-            return 2.0 * sum(array.bytes for array in update.results)
-        if one.opcode.endswith("-start"):  # (there, here, ...): what was there is read
-            return float(sum(_in_memory(x.results) for x in operands) + _in_memory(one.results[:1]))
-        read = sum(_in_memory(x.results) for x in _distinct(operands))
-        return float(read + _in_memory(one.results))
+            return 2.0 * _in_memory(update.results)
+        if one.opcode.endswith("slice-start"):  # (there, here, ...)
+            here = one.results[1]
+            return float(here.bytes * one.results[0].in_memory + here.bytes * here.in_memory)
+        if one.opcode == "copy-start":  # (here, there, ...)
+            here, there = one.results[:2]
+            return float(there.bytes * there.in_memory + here.bytes * here.in_memory)
+        results = one.results
+        if one.opcode.endswith("-start") and len(results) > 1:
+            results = results[len(results) // 2 :]  # after the operands
+        return float(_in_memory(x for y in _distinct(operands) for x in y.results) +
+                     _in_memory(results))  # fmt: skip
 
-    def _moved_by_fusion(
-        self,
-        one: Instruction,
-        operands: list[Instruction],
-        inner: Mapping[str, Instruction],
-    ) -> float:
-        """Of an operand of which slices are taken only these are read; of a result that is an
-        operand with a part of it replaced only this is written.
-        """
-        parameters = {int(x.arguments): x for x in inner.values() if x.opcode == "parameter"}
-        users: dict[str, list[Instruction]] = {}
-        for x in inner.values():
-            for name in x.operands:
-                users.setdefault(name, []).append(x)
+    def _read_by_fusion(self, one: Instruction, operands: Sequence[Instruction]) -> float:
         total = 0.0
         for number, operand in enumerate(operands):
-            if not any(array.in_memory for array in operand.results) or number not in parameters:
+            if whole := _in_memory(operand.results):
+                total += self._read(one.called("calls")[0], number, whole)
+        return total
+
+    def _read(self, name: str, number: int, whole: int) -> float:
+        """Bytes that a fused computation reads of a parameter: of one of which slices are taken
+        only these, nothing of one a part of which is replaced in place.
+        """
+        computation = self._module.computations[name]
+        users: dict[str, list[Instruction]] = {}
+        for one in computation.values():
+            for operand in dict.fromkeys(one.operands):
+                users.setdefault(operand, []).append(one)
+
+        def read(value: str) -> float:
+            total = 0.0
+            for user in users.get(value, []):
+                first = user.operands[0] == value
+                if user.opcode in ("bitcast", "get-tuple-element"):
+                    total += read(user.name)
+                elif user.opcode == "fusion":
+                    places = [i for i, operand in enumerate(user.operands) if operand == value]
+                    total += sum(self._read(user.called("calls")[0], i, whole) for i in places)
+                elif first and user.opcode in ("dynamic-slice", "slice", "gather"):
+                    total += user.results[0].bytes
+                elif not (first and user.opcode == "dynamic-update-slice"):
+                    return float(whole)
+            return min(total, float(whole))
+
+        (parameter,) = (
+            one.name
+            for one in computation.values()
+            if one.opcode == "parameter" and int(one.arguments) == number
+        )
+        return read(parameter)
+
+    def _written_by_fusion(self, one: Instruction) -> float:
+        """Of a result that is an operand with a part of it replaced only the part is written."""
+        root, inner = self._root(one.called("calls")[0])
+        roots = [root]
+        if root.opcode == "tuple":
+            roots = [inner[name] for name in root.operands]
+        if len(roots) != len(one.results):
+            return float(_in_memory(one.results))
+        total = 0.0
+        for array, made in zip(one.results, roots, strict=True):
+            where = inner
+            while made.opcode in ("bitcast", "fusion") and made.operands[0] in where:
+                if made.opcode == "fusion":
+                    made, where = self._root(made.called("calls")[0])
+                else:
+                    made = where[made.operands[0]]
+            if not array.in_memory or made.opcode == "parameter":
                 continue
-            total += _read(parameters[number], users, _in_memory(operand.results))
-        return total + _written(one, inner)
+            part = array.size
+            if made.opcode == "dynamic-update-slice":
+                part = where[made.operands[1]].results[0].size
+            total += part * bits(array.dtype) / 8
+        return total
 
-
-def _read(parameter: Instruction, users: Mapping[str, list[Instruction]], whole: int) -> float:
-    """Bytes that a fusion reads of a parameter."""
-    total = 0.0
-    for user in users.get(parameter.name, []):
-        first = user.operands[0] == parameter.name
-        if user.opcode in ("bitcast", "get-tuple-element"):
-            total += _read(user, users, whole)
-        elif first and user.opcode in ("dynamic-slice", "slice", "gather"):
-            total += user.results[0].bytes
-        elif not (first and user.opcode == "dynamic-update-slice"):  # of that the rest stays
-            return float(whole)
-    return min(total, float(whole))
-
-
-def _written(fusion: Instruction, inner: Mapping[str, Instruction]) -> float:
-    (root,) = (x for x in inner.values() if x.root)
-    roots = [inner[name] for name in root.operands] if root.opcode == "tuple" else [root]
-    if len(roots) != len(fusion.results):
-        return float(_in_memory(fusion.results))
-    total = 0.0
-    for array, made in zip(fusion.results, roots, strict=True):
-        while made.opcode == "bitcast" and made.operands[0] in inner:
-            made = inner[made.operands[0]]
-        if not array.in_memory or made.opcode == "parameter":
-            continue
-        if made.opcode == "dynamic-update-slice":
-            total += sum(x.bytes for x in inner[made.operands[1]].results)
-        else:
-            total += array.bytes
-    return total
+    def _root(self, name: str) -> tuple[Instruction, Mapping[str, Instruction]]:
+        computation = self._module.computations[name]
+        (root,) = (one for one in computation.values() if one.root)
+        return root, computation
 
 
 def _dot(one: Instruction, computation: Mapping[str, Instruction]) -> float:

@@ -179,9 +179,9 @@ def measure(
         flops = _model_flops(forward, state.base_variables(), batch, key)
         if evaluation:
             for name, step in jitted.items():
-                memory = _of_evaluation(state, model, inputs[name])
                 arguments = (model.eval_variables(), inputs[name])
-                steps[name] = _compiled(step, arguments, memory, len(devices))
+                found = _compiled(step, arguments, _of_evaluation(*arguments), len(devices))
+                steps[name] = _beside(found, bytes_on_device(state))
     return Measured(
         label=subject.label,
         slice=slice,
@@ -216,11 +216,15 @@ def _of_state(state: train_state.TrainState, batch: Any) -> Memory:
     return Memory(parameters, optimiser, average, inputs, 0, 0, 0, 0, 0)
 
 
-def _of_evaluation(state: train_state.TrainState, model: train_state.TrainState, batch: Any) -> Any:
-    """A training goes on afterwards: what evaluation does not read of its state stays."""
-    read = bytes_on_device(model.eval_variables())
-    rest = max(0, bytes_on_device(state) - read)
-    return Memory(read, 0, 0, bytes_on_device(batch), rest, 0, 0, 0, 0)
+def _of_evaluation(variables: Any, batch: Any) -> Memory:
+    return Memory(bytes_on_device(variables), 0, 0, bytes_on_device(batch), 0, 0, 0, 0, 0)
+
+
+def _beside(step: Compiled, state: int) -> Compiled:
+    """A training goes on afterwards: what evaluation does not read of its state stays meanwhile."""
+    read = max(0, step.memory.arguments - step.memory.batch)
+    memory = dataclasses.replace(step.memory, resident=max(0, state - read))
+    return dataclasses.replace(step, memory=memory)
 
 
 def _compiled(step: Any, arguments: tuple[Any, ...], memory: Memory, devices: int) -> Compiled:

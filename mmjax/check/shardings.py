@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import collections
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,12 +13,9 @@ from mmjax.check.subject import EXAMPLES, Subject
 from mmjax.parallel.mesh import AXES
 from mmjax.programs import make_training, run_schedule
 
-# Blocks of a stage are alike: stage_2/block_11 and the others are one line.
-_NUMBER = re.compile(r"(?<=block)_?\d+")
-
 
 def sharding_table(subject: Subject, sizes: Mapping[str, int]) -> str:
-    """One line per array of the train state: how many there are, its path, shape, type and axes.
+    """One line per array of the train state: its path, shape, type, and the axes that cut it.
 
     Nothing is compiled and no device is needed.
 
@@ -53,14 +48,14 @@ def sharding_table(subject: Subject, sizes: Mapping[str, int]) -> str:
 
 
 def _rows(state: Any) -> Iterable[Sequence[str]]:
-    found: collections.Counter[tuple[str, ...]] = collections.Counter()
     for path, leaf in jax.tree_util.tree_leaves_with_path(state):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
         spec = leaf.sharding.spec
-        axes = ", ".join("-" if a is None else _axis(a) for a in spec) if any(spec) else ""
-        shape = "x".join(map(str, leaf.shape)) or "scalar"
-        found[_NUMBER.sub("_*", name), shape, str(leaf.dtype), axes or "whole"] += 1
-    return ((str(count), *row) for row, count in found.items())
+        yield (
+            jax.tree_util.keystr(path, simple=True, separator="/"),
+            "x".join(map(str, leaf.shape)) or "scalar",
+            str(leaf.dtype),
+            ", ".join("-" if a is None else _axis(a) for a in spec) if any(spec) else "whole",
+        )
 
 
 def _axis(axis: str | tuple[str, ...]) -> str:
@@ -70,8 +65,4 @@ def _axis(axis: str | tuple[str, ...]) -> str:
 def _columns(rows: Iterable[Sequence[str]]) -> list[str]:
     rows = list(rows)
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return [
-        "  ".join([row[0].rjust(widths[0]), *(c.ljust(w) for c, w in zip(row[1:], widths[1:],
-                                                                       strict=True))])
-        for row in rows
-    ]  # fmt: skip
+    return ["  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)) for row in rows]

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -27,7 +28,9 @@ from mmjax.data.index import ExampleIndex, build_index
 from mmjax.data.loader import HostBatches
 from mmjax.data.plan import EvalPlan
 from mmjax.data.sources import ListSource
-from mmjax.data.tokenizers import train_word_tokenizer
+from mmjax.data.tokenizer_files import TOKENIZER_CONFIG, FamilyTokenizer
+from mmjax.data.tokenizer_words import word_vocabulary
+from mmjax.data.tokenizers import Tokenizer
 from mmjax.errors import UserError
 from mmjax.models.presets import CAUSAL_PRESETS, ENCODER_DECODER_PRESETS, PRESETS
 from mmjax.parallel import rules
@@ -102,8 +105,7 @@ def open_subject(config: Mapping[str, Any]) -> Subject:
             task.fit(ListSource([ANY_DIALOGUE]), Path(folder))
         else:
             size = model["vocab_size"] if preset is None else _vocabulary(preset)
-            words = ["0", "1", *(f"w{n}" for n in range(2, size - _SPECIAL))]
-            train_word_tokenizer([" ".join(words)], 1, folder)
+            _made_up_tokenizer(size).save(folder)
             notes.append(f"a made-up vocabulary of {size:,} entries stands in")
         task.load(Path(folder))
     return Subject(config["label"], options, task, tuple(notes))
@@ -114,6 +116,15 @@ def _vocabulary(preset: str) -> int:
         if preset in presets:
             return presets[preset].vocab_size
     return ENCODER_DECODER_PRESETS[preset].encoder.vocab_size
+
+
+def _made_up_tokenizer(size: int) -> Tokenizer:
+    """Words that nobody says, and the special tokens that encoders and decoders ask for."""
+    words = ["0", "1", *(f"w{n}" for n in range(2, size - _SPECIAL))]
+    files = word_vocabulary([" ".join(words)], 1)
+    settings = json.loads(files[TOKENIZER_CONFIG])
+    settings |= {"tokenizer_class": "GPT2Tokenizer", "mask_token": settings["unk_token"]}
+    return FamilyTokenizer({**files, TOKENIZER_CONFIG: json.dumps(settings).encode()})
 
 
 def _largest_row(task: Any, fields: Sequence[str] | None) -> dict[str, Any]:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import dataclasses
 import json
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 from absl import flags
+from absl.testing import flagsaver
 
 from mmjax import main
 from mmjax.check import report, run, sweep, topology
@@ -21,6 +23,7 @@ from mmjax.errors import UserError
 from mmjax.observe.chips import Chip
 from mmjax.parallel.mesh import MeshOptions, make_mesh
 
+CONFIG = Path(__file__).parents[2] / "configs" / "intent.py"
 CHIP = Chip("made up", memory=1000, peak_flops=10.0, memory_bandwidth=5.0, link_bandwidth=2.0)
 
 
@@ -130,19 +133,15 @@ def test_a_sweep_names_the_smallest_that_fits_and_the_cheapest():
 
 
 @pytest.fixture
-def command(monkeypatch):
+def command():
     """`main.main` with these flags."""
 
     def call(*arguments: str) -> int:
-        flags.FLAGS.unparse_flags()
-        for name in flags.FLAGS:
-            flags.FLAGS[name].unparse()
-        argv = ["mmjax", "--config=configs/intent.py:demo", "--mode=check", *arguments]
-        return main.main(flags.FLAGS(argv))
+        argv = ["mmjax", f"--config={CONFIG}:demo", "--mode=check", *arguments]
+        with flagsaver.flagsaver():
+            return main.main(flags.FLAGS(argv))
 
-    yield call
-    for name in flags.FLAGS:
-        flags.FLAGS[name].unparse()
+    return call
 
 
 @pytest.mark.parametrize(("fits", "code"), [(True, 0), (None, 0), (False, 3)])
