@@ -13,7 +13,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from mmjax.check.hlo import Array, Instruction, Module, bits, group_size, parse
+from mmjax.check.hlo import Array, Instruction, Module, bits, first_group, parse
 
 # What one device sends, in bytes of the whole array, in a group of n: the least that any algorithm
 # does (Chan et al. 2007, "Collective communication: theory, practice, and experience").
@@ -63,6 +63,7 @@ class Costs:
         custom kernels as these state them.
       bytes_moved: between the device and its main memory.
       collectives: by kind.
+      bytes_across: of what a device sends, that which goes from slice to slice.
       unknown_loops: whose trips are not in the program; their bodies count once.
       silent_kernels: custom kernels that state no FLOPs.
     """
@@ -70,6 +71,7 @@ class Costs:
     flops: float = 0.0
     bytes_moved: float = 0.0
     collectives: Mapping[str, Traffic] = dataclasses.field(default_factory=dict)
+    bytes_across: float = 0.0
     unknown_loops: int = 0
     silent_kernels: int = 0
 
@@ -85,6 +87,7 @@ class Costs:
             self.flops + other.flops,
             self.bytes_moved + other.bytes_moved,
             {k: _together(a.get(k, Traffic()), b.get(k, Traffic())) for k in sorted(kinds)},
+            self.bytes_across + other.bytes_across,
             self.unknown_loops + other.unknown_loops,
             self.silent_kernels + other.silent_kernels,
         )
@@ -94,25 +97,26 @@ class Costs:
             self.flops * n,
             self.bytes_moved * n,
             {k: Traffic(t.count * n, t.bytes * n) for k, t in self.collectives.items()},
+            self.bytes_across * n,
             self.unknown_loops,
             self.silent_kernels,
         )
 
 
-def count(text: str, devices: int) -> Costs:
+def count(text: str, slices: Sequence[int]) -> Costs:
     """Costs of a program, from what `Compiled.as_text()` gives.
 
     Args:
-      devices: that it runs on.
+      slices: of each device that it runs on, in the order of the mesh, the number of its slice.
     """
-    return _Counter(parse(text), devices).of(None)
+    return _Counter(parse(text), slices).of(None)
 
 
 class _Counter:
     """Adds up the instructions of a module, each computation once for all of its calls."""
 
-    def __init__(self, module: Module, devices: int):
-        self._module, self._devices = module, devices
+    def __init__(self, module: Module, slices: Sequence[int]):
+        self._module, self._slices = module, slices
         self._known: dict[tuple[str, bool], Costs] = {}
 
     def of(self, name: str | None, *, fused: bool = False) -> Costs:
@@ -184,7 +188,8 @@ class _Counter:
         """Args:
         whole: the result is the whole array, also of a reduce-scatter.
         """
-        n = group_size(one.attributes, self._devices)
+        group = first_group(one.attributes, len(self._slices))
+        n = len(group)
         results = one.results
         if one.opcode.endswith("-start") and kind != "all-reduce":
             results = results[len(results) // 2 :][:1]  # (operand, result, ...)
@@ -195,7 +200,11 @@ class _Counter:
             size *= n
         if n == 1:
             return Costs(0.0, moved)
-        return Costs(0.0, moved, {kind: Traffic(1, _SENT[kind](size, n))})
+        sent = _SENT[kind](size, n)
+        # Of each slice the parts of an array cross once, shared among its devices.
+        met = len({self._slices[device] for device in group})
+        across = _SENT[kind](size, met) * met / n if met > 1 else 0.0
+        return Costs(0.0, moved, {kind: Traffic(1, sent)}, across)
 
     def _moved(self, one: Instruction, computation: Mapping[str, Instruction]) -> float:
         """Bytes read from memory and written to it."""

@@ -7,6 +7,8 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _NAME = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 _ARRAY = re.compile(r"([a-z]+\d*\w*)\[([\d,<=]*)\](\{[^}]*\})?")
@@ -128,25 +130,44 @@ def bits(dtype: str) -> int:
     return int(found[1]) if found else 0
 
 
-def group_size(attributes: str, devices: int) -> int:
-    """Devices that take part in a collective together.
+def first_group(attributes: str, devices: int) -> list[int]:
+    """Numbers of devices that take part in a collective together; other groups are like it.
+
+    Of a permutation: all that are not left alone. Numbers count through the mesh, its last axis
+    first.
 
     Args:
       devices: of the program; all of them are one group where none is named.
     """
-    found = re.search(r"replica_groups=(\{\{[\d,]*\}|\[[\d,]+\]<=|mesh\[[^]]*\] \{[^}]*\})",
-                      attributes)  # fmt: skip
+    if found := re.search(r"source_target_pairs=\{([\d,{}]*)\}", attributes):
+        return sorted({int(n) for n in re.findall(r"\d+", found[1])})
+    found = re.search(r"replica_groups=(\{\{[\d,]*\}|\[[^\s]*|mesh\[[^]]*\] \{[^}]*\})", attributes)
     if found is None:
-        return devices
+        return list(range(devices))
     groups = found[1]
     if groups.startswith("{{"):  # {{0,1},{2,3}}
-        return groups.count(",") + 1
-    if groups.startswith("["):  # [2,4]<=[8]: two groups of four
-        return int(groups[1:].partition("]")[0].split(",")[-1])
-    # mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, or a part of an axis: 'axis_1':(1)2
+        return [int(n) for n in re.findall(r"\d+", groups)]
+    if groups.startswith("["):  # [4,2]<=[2,4]T(1,0): all numbers in order, turned, cut into groups
+        shape, sizes, turned = (
+            [int(n) for n in re.findall(r"\d+", part)]
+            for part in re.match(r"(\[.*?\])<=(\[.*?\])(?:T(\(.*?\)))?", groups).groups("")
+        )
+        numbers = np.arange(math.prod(sizes)).reshape(sizes)
+        numbers = numbers.transpose(turned) if turned else numbers
+        return numbers.reshape(-1, shape[-1])[0].tolist()
+    # mesh['a'=2,'b'=4] {'b'}, or a part of an axis: 'b':(1)2 is its first half
     sizes = {name: int(size) for name, size in re.findall(r"'([^']+)'=(\d+)", groups)}
-    axes = re.findall(r"'([^']+)'(?::\(\d+\)(\d+))?", groups.partition("] {")[2])
-    return math.prod(int(part) if part else sizes[name] for name, part in axes)
+    numbers = np.arange(math.prod(sizes.values())).reshape(*sizes.values())
+    members = re.findall(r"'([^']+)'(?::\((\d+)\)(\d+))?", groups.partition("] {")[2])
+    for axis, name in enumerate(sizes):
+        steps = [(int(before or 1), int(size or sizes[name])) for n, before, size in members
+                 if n == name]  # fmt: skip
+        taken = np.zeros(1, int)
+        for before, size in steps:
+            stride = sizes[name] // (before * size)
+            taken = (taken[:, None] + stride * np.arange(size)).reshape(-1)
+        numbers = np.take(numbers, taken, axis=axis)
+    return numbers.reshape(-1).tolist()
 
 
 def _instruction(line: str, name: re.Match[str]) -> Instruction:

@@ -37,8 +37,8 @@ class Memory:
       resident: what else lies there meanwhile (the optimiser's state during evaluation).
       arguments: all that goes in, as the device lays it out.
       outputs: what comes out and does not take the place of an argument.
-      temporaries: activations, gradients, and what else is made and dropped; None: the compiler
-        refused the program and told the sum only.
+      temporaries: activations, gradients, and what else is made and dropped; of a program that the
+        compiler refused, all that it asked for beside the arguments.
       program: the code.
     """
 
@@ -82,7 +82,7 @@ class Measured:
       train: the training step.
       evaluation: what a batch of evaluation computes, by name.
       model_flops: of a training step over all devices, without recomputation; None: not known.
-      device: what such a device can do; None: nobody has published it.
+      device: what such a device can do; None: that is not known (`mmjax.observe.chips`).
       remat, dtype: of the model's options; None: it has none.
       independent: the model's outputs for an example depend on that example alone.
       notes: stand-ins.
@@ -174,13 +174,14 @@ def measure(
         )
         jitted = make_predict_steps(functions, mesh)
         inputs = {n: subject.batch(mesh, size, p.features) for n, p in predictors.items()}
+    slices = [getattr(device, "slice_index", None) or 0 for device in mesh.devices.flat]
     with jax.set_mesh(mesh):
-        trained = _compiled(training.step, (state, batch), _of_state(state, batch), len(devices))
+        trained = _compiled(training.step, (state, batch), _of_state(state, batch), slices)
         flops = _model_flops(forward, state.base_variables(), batch, key)
         if evaluation:
             for name, step in jitted.items():
                 arguments = (model.eval_variables(), inputs[name])
-                found = _compiled(step, arguments, _of_evaluation(*arguments), len(devices))
+                found = _compiled(step, arguments, _of_evaluation(*arguments), slices)
                 steps[name] = _beside(found, bytes_on_device(state))
     return Measured(
         label=subject.label,
@@ -227,7 +228,9 @@ def _beside(step: Compiled, state: int) -> Compiled:
     return dataclasses.replace(step, memory=memory)
 
 
-def _compiled(step: Any, arguments: tuple[Any, ...], memory: Memory, devices: int) -> Compiled:
+def _compiled(
+    step: Any, arguments: tuple[Any, ...], memory: Memory, slices: Sequence[int]
+) -> Compiled:
     try:
         program = step.lower(*arguments).compile()
     except jax.errors.JaxRuntimeError as error:
@@ -247,7 +250,7 @@ def _compiled(step: Any, arguments: tuple[Any, ...], memory: Memory, devices: in
         temporaries=found.temp_size_in_bytes,
         program=found.generated_code_size_in_bytes,
     )
-    return Compiled(memory, count(program.as_text(), devices))
+    return Compiled(memory, count(program.as_text(), slices))
 
 
 def _model_flops(forward: Any, *arguments: Any) -> float | None:

@@ -102,6 +102,8 @@ def _work_rows(found: Measured) -> Iterable[tuple[str, str]]:
     yield "moved from and to memory", gib(costs.bytes_moved)
     for kind, traffic in costs.collectives.items():
         yield f"{kind}, sent in {traffic.count:,}", gib(traffic.bytes)
+    if costs.bytes_across:
+        yield "of all that, from slice to slice", gib(costs.bytes_across)
     if costs.unknown_loops:
         yield "loops of unknown length, counted once", str(costs.unknown_loops)
     if costs.silent_kernels:
@@ -111,7 +113,7 @@ def _work_rows(found: Measured) -> Iterable[tuple[str, str]]:
 def _bound_lines(found: Measured) -> Iterable[str]:
     bound = found.bound
     if bound is None:
-        yield f"no bound on the step's time: no peaks of {found.kind!r} are published."
+        yield f"no bound on the step's time: no peaks of {found.kind!r} are known here."
         return
     parts = ", ".join(
         f"{name} {1e3 * getattr(bound, name):,.2f}" for name in ("compute", "memory", "links")
@@ -126,7 +128,7 @@ def _bound_lines(found: Measured) -> Iterable[str]:
 
 def _verdict(found: Measured) -> Iterable[str]:
     if found.fits is None:
-        return [f"whether it fits is not known: nobody has published the memory of {found.kind!r}."]
+        return [f"whether it fits is not known: nor is the memory of {found.kind!r}."]
     if found.fits:
         return ["it fits."]
     return ["it does not fit.", *(f"  try {line}" for line in advice(found))]

@@ -40,7 +40,7 @@ def test_collectives_of_a_loop_count_with_their_bytes_once_per_trip():
     x = jax.ShapeDtypeStruct(
         (128, 32), jnp.float32, sharding=NamedSharding(mesh, P(("data", "fsdp")))
     )
-    found = count(jax.jit(mapped).lower(x).compile().as_text(), 8).collectives
+    found = count(jax.jit(mapped).lower(x).compile().as_text(), [0] * 8).collectives
     gathered = 64 * 32 * 4
     assert found == {
         "all-gather": Traffic(TRIPS, TRIPS * gathered * 3 / 4),

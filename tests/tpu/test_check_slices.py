@@ -61,7 +61,7 @@ def test_what_the_compiler_has_no_room_for_is_refused_and_told_with_its_size():
     held = measure.bytes_on_device(large)
     memory = measure.Memory(held, 0, 0, 0, 0, 0, 0, 0, 0)
     with jax.set_mesh(mesh):
-        found = measure._compiled(jax.jit(lambda x: x.sum(0) + x.max(0)), (large,), memory, 1)
+        found = measure._compiled(jax.jit(lambda x: x.sum(0) + x.max(0)), (large,), memory, [0])
     assert found.refused and found.costs is None
     assert found.memory.total >= held == 16 << 30
 

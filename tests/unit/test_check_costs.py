@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import pytest
 
 from mmjax.check.costs import Costs, Traffic, count
-from mmjax.check.hlo import group_size, parse
+from mmjax.check.hlo import first_group, parse
 from mmjax.check.roofline import bound, mfu
 from mmjax.observe.chips import Chip
 
@@ -80,8 +80,11 @@ ENTRY %main (p: s32[]) -> f32[32,128] {
 """  # noqa: E501 - as XLA writes it
 
 
+ONE_SLICE = [0, 0, 0, 0]
+
+
 def test_a_tpu_programs_loop_counts_each_collective_once_per_trip():
-    found = count(TPU, 4)
+    found = count(TPU, ONE_SLICE)
     assert found.unknown_loops == 0
     assert found.flops == 6 * 2 * 32 * 128 * 128
     gathered, reduced = 128 * 128 * 2, 128 * 128 * 4
@@ -96,17 +99,17 @@ def test_what_stays_on_the_chip_is_not_moved_and_of_a_stack_only_the_slice_is():
     index = 4
     trip = one_layer + index + 2 * x + g + part
     made = 4 + 4 + 6 * one_layer + x + g  # by the custom call: its operand and what it returns
-    assert count(TPU, 4).bytes_moved == 6 * trip + made
+    assert count(TPU, ONE_SLICE).bytes_moved == 6 * trip + made
 
 
 def test_a_loop_whose_trips_nobody_knows_counts_once_and_is_told():
     unknown = TPU.replace("constant(6)", "parameter(1)")
-    found = count(unknown, 4)
+    found = count(unknown, ONE_SLICE)
     assert found.unknown_loops == 1 and found.flops == 2 * 32 * 128 * 128
 
 
 def compiled(function, *arguments):
-    return count(jax.jit(function).lower(*arguments).compile().as_text(), 1)
+    return count(jax.jit(function).lower(*arguments).compile().as_text(), [0])
 
 
 def test_a_compiled_loop_has_the_flops_of_all_its_trips():
@@ -150,24 +153,38 @@ ENTRY %main (a: f32[2,{size},5], b: f32[{kernel},5,7]) -> f32[2,{out},7] {{
         for o, k in itertools.product(range(out), range(kernel))
     )
     assert real < out * kernel or "pad" not in fields
-    assert count(text, 1).flops == 2 * real * 2 * 5 * 7
+    assert count(text, [0]).flops == 2 * real * 2 * 5 * 7
 
 
 @pytest.mark.parametrize(
-    ("text", "size"),
+    ("text", "group"),
     [
-        ("replica_groups={{0,1,2,3},{4,5,6,7}}, x={}", 4),
-        ("replica_groups=[2,4]<=[8], x", 4),
-        ("replica_groups=[4,2]<=[2,4]T(1,0), x", 2),
-        ("replica_groups=mesh['a'=2,'b'=4] {'b'}, x", 4),
-        ("replica_groups=mesh['a'=2,'b'=4] {'a','b'}, x", 8),
-        ("replica_groups=mesh['a'=2,'b'=4] {'b':(1)2}, x", 2),
-        ("replica_groups={}, x", 8),
-        ("channel_id=1", 8),
+        ("replica_groups={{0,1,2,3},{4,5,6,7}}, x={}", [0, 1, 2, 3]),
+        ("replica_groups=[2,4]<=[8], x", [0, 1, 2, 3]),
+        ("replica_groups=[4,2]<=[2,4]T(1,0), x", [0, 4]),
+        ("replica_groups=mesh['a'=2,'b'=4] {'b'}, x", [0, 1, 2, 3]),
+        ("replica_groups=mesh['a'=2,'b'=4] {'a'}, x", [0, 4]),
+        ("replica_groups=mesh['a'=2,'b'=4] {'a','b'}, x", list(range(8))),
+        ("replica_groups=mesh['a'=2,'b'=4] {'b':(1)2}, x", [0, 2]),
+        ("replica_groups=mesh['a'=2,'b'=4] {'b':(2)2}, x", [0, 1]),
+        ("source_target_pairs={{0,1},{1,0}}, x", [0, 1]),
+        ("replica_groups={}, x", list(range(8))),
+        ("channel_id=1", list(range(8))),
     ],
 )
-def test_every_way_to_write_groups_is_read(text, size):
-    assert group_size(text, 8) == size
+def test_every_way_to_write_groups_is_read(text, group):
+    assert first_group(text, 8) == group
+
+
+def test_what_goes_from_slice_to_slice_is_told_apart():
+    """Groups of neighbours stay in their slice; those of every second device do not."""
+    assert count(TPU, [0, 0, 1, 1]).bytes_across == 0
+    across = count(TPU.replace("{'axis_1'}", "{'axis_0'}"), [0, 0, 1, 1])
+    assert across.bytes_across == across.collectives["all-gather"].bytes
+    # Four devices in two slices: of the whole array half comes from the other slice, and each of
+    # a slice's two devices fetches a half of that.
+    both = count(TPU.replace("{'axis_1'}", "{'axis_0','axis_1'}"), [0, 0, 1, 1])
+    assert both.bytes_across == 6 * 128 * 128 * 2 / 2 / 2
 
 
 def test_a_text_that_is_no_program_is_an_error():
