@@ -46,6 +46,9 @@ class Case:
 
 
 CASES: dict[str, Case] = {
+    "intent-demo": Case(
+        "configs/intent.py:demo", "v5e:2x2", {"model.unroll": 1, "task.max_length": 32}
+    ),
     "retrieval-demo": Case("configs/retrieval.py:demo,model=de_label", "v5e:2x2"),
     "retrieval-de": Case("configs/retrieval.py"),
     "retrieval-de_label": Case(f"configs/retrieval.py:model=de_label,{_MINILM}"),

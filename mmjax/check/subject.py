@@ -4,7 +4,8 @@ What a run fits on training data, or finds in a folder of weights, has stand-ins
 
 * a folder that is not on this machine is left out, and the network is its preset's, with the
   preset's vocabulary; a folder that is there is read, as a run reads it;
-* without weights the vocabulary has as many entries as `config.model.vocab_size` allows;
+* without weights the vocabulary has as many entries as `config.model.vocab_size` allows, and what
+  else a task fits is fitted on one made-up dialogue;
 * batches have the greatest lengths that the task allows;
 * an epoch has `EXAMPLES` examples, which tells only the learning rate of a step.
 """
@@ -92,7 +93,7 @@ def open_subject(config: Mapping[str, Any]) -> Subject:
         )
     config = copy.deepcopy(dict(config))
     notes, preset = [], None
-    model = config["model"]
+    model = config.get("model", {})
     for key in sorted(key for key in model if key.endswith("weights")):
         if model[key] and not Path(model[key]).is_dir():
             notes.append(f"{model[key]} is no folder here: its preset stands in")
@@ -101,21 +102,24 @@ def open_subject(config: Mapping[str, Any]) -> Subject:
     options = config_lib.build_sections(config, config_sections(config))
     task = make_task(config, options)
     with tempfile.TemporaryDirectory() as folder:
-        if model.get("weights"):
-            task.fit(ListSource([ANY_DIALOGUE]), Path(folder))
-        else:
-            size = model["vocab_size"] if preset is None else _vocabulary(preset)
+        if "vocab_size" in model and not model.get("weights"):
+            size = _vocabulary(preset, model["vocab_size"])
             _made_up_tokenizer(size).save(folder)
             notes.append(f"a made-up vocabulary of {size:,} entries stands in")
+        else:
+            task.fit(ListSource([ANY_DIALOGUE]), Path(folder))
         task.load(Path(folder))
     return Subject(config["label"], options, task, tuple(notes))
 
 
-def _vocabulary(preset: str) -> int:
+def _vocabulary(preset: str | None, size: int) -> int:
+    """Of the preset whose weights are left out; else `size`."""
     for presets in (PRESETS, CAUSAL_PRESETS):
         if preset in presets:
             return presets[preset].vocab_size
-    return ENCODER_DECODER_PRESETS[preset].encoder.vocab_size
+    if preset in ENCODER_DECODER_PRESETS:
+        return ENCODER_DECODER_PRESETS[preset].encoder.vocab_size
+    return size
 
 
 def _made_up_tokenizer(size: int) -> Tokenizer:

@@ -19,6 +19,8 @@ from mmjax.errors import UserError
 from mmjax.observe.chips import of_device
 from mmjax.parallel.mesh import make_mesh
 
+SMALLEST = "intent-demo"
+
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu (requirements-test.txt) is missing"
 )
@@ -67,11 +69,11 @@ def test_what_the_compiler_has_no_room_for_is_refused_and_told_with_its_size():
 
 
 def test_the_smallest_config_costs_what_the_golden_file_says():
-    check("retrieval-demo")
+    check(SMALLEST)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in compiled.ALL if name != "retrieval-demo"])
+@pytest.mark.parametrize("name", [name for name in compiled.ALL if name != SMALLEST])
 def test_a_config_costs_on_its_slice_what_the_golden_file_says(name):
     check(name)
 
