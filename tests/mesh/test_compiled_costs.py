@@ -16,6 +16,7 @@ from mmjax.check.costs import Traffic, count
 from mmjax.check.measure import measure
 from mmjax.check.subject import open_subject
 from mmjax.errors import UserError
+from mmjax.parallel.mesh import MeshOptions, make_mesh
 from mmjax.parallel.rules import LOGICAL_RULES
 
 TRIPS = 5
@@ -71,26 +72,22 @@ def test_parameters_and_optimiser_of_a_device_are_its_share_by_hand():
     case["train"]["global_batch_size"] = case["eval"]["batch_size"] = 16
     subject = open_subject(case)
     found = measure(subject, jax.devices()[:8], evaluation=False)
-    batch = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), subject.batch(None, 16))
-    params = subject.task.module().init(jax.random.key(0), batch, train=False)["params"]
-    names = {axis for axis, rule in LOGICAL_RULES.items() if rule == "fsdp"}
+    batch = subject.batch(make_mesh(MeshOptions(), jax.devices()[:1]), 16)
+    module, first = subject.task.module(), jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), batch)
+    boxes = jax.eval_shape(lambda: module.init(jax.random.key(0), first, train=False))["params"]
+    cut = {axis for axis, rule in LOGICAL_RULES.items() if rule == "fsdp"}
 
     def share(box) -> int:
-        if not hasattr(box, "names"):
-            return box.nbytes // (4 if box.nbytes >= 4 << 16 else 1)
-        sizes = [
-            n // 4 if name in names else n
-            for n, name in zip(box.value.shape, box.names, strict=True)
-        ]
+        named = zip(box.value.shape, box.names, strict=True)
+        sizes = [n // 4 if name in cut else n for n, name in named]
         return math.prod(sizes) * box.value.dtype.itemsize
 
-    by_hand = sum(
-        share(leaf) for leaf in jax.tree.leaves(params, is_leaf=lambda x: hasattr(x, "names"))
-    )
+    boxes = jax.tree.leaves(boxes, is_leaf=lambda x: hasattr(x, "names"))
+    by_hand = sum(share(box) for box in boxes)
     memory = found.train.memory
     assert memory.parameters == by_hand
     assert memory.optimiser == 2 * by_hand + 2 * 4  # two moments, two counts of updates
-    assert memory.batch == sum(x.nbytes for x in jax.tree.leaves(batch)) // 8
+    assert memory.batch == sum(x.nbytes for x in jax.tree.leaves(first)) // 8
     # Beside them the step's number and the key; what the step does not read is not handed over.
     state = memory.parameters + memory.optimiser + 4 + 8
     assert state <= memory.arguments <= state + memory.batch
