@@ -51,7 +51,7 @@ def check(config: Mapping[str, Any], names: Sequence[str], slices: int = 1) -> F
         raise UserError(
             f"--topology={','.join(names)}: several are compared by --sweep; name one without it."
         )
-    _leave_tpus_alone(names)
+    _begin(names, slices)
     subject = open_subject(config)
     devices = _devices(names[0], slices)
     logger.info("compiling for %d x %s", len(devices), devices[0].device_kind)
@@ -74,7 +74,7 @@ def sweep(
     for size in batch_sizes:
         if not size.isdigit() or int(size) < 1:
             raise UserError(f"--batch_sizes={size!r} is no positive whole number.")
-    _leave_tpus_alone(names)
+    _begin(names, slices)
     subject = open_subject(config)
     sizes = [int(size) for size in batch_sizes] or [subject.options["train"].global_batch_size]
     names = sweeps.candidates(names[0]) if len(names) == 1 and names[0] != LOCAL else names
@@ -97,18 +97,16 @@ def write(workdir: epath.PathLike, found: Found) -> epath.Path:
     return path
 
 
-def _leave_tpus_alone(names: Sequence[str]) -> None:
-    """Compiling for a slice needs no accelerator, and one of this machine may be in use."""
+def _begin(names: Sequence[str], slices: int) -> None:
+    """Leaves this machine's accelerators alone where slices are compiled for: none is needed."""
     if LOCAL not in names:
         jax.config.update("jax_platforms", jax.config.jax_platforms or "cpu")
+    elif slices > 1:
+        raise UserError("--slices goes with a --topology: these devices are what they are.")
 
 
 def _devices(name: str, slices: int) -> list[jax.Device]:
-    if name != LOCAL:
-        return slice_devices(name, slices)
-    if slices > 1:
-        raise UserError("--slices goes with a --topology: these devices are what they are.")
-    return jax.devices()
+    return jax.devices() if name == LOCAL else slice_devices(name, slices)
 
 
 def _name(name: str, slices: int) -> str:
