@@ -84,9 +84,7 @@ def sweep(
         for size in sizes:
             logger.info("compiling for %s, a batch of %d", _name(name, slices), size)
             rows.append(sweeps.row(subject.with_batch(size), devices, _name(name, slices), size))
-    return Found(
-        sweeps.text(subject.label, rows), sweeps.as_json(rows), any(row.fits for row in rows)
-    )
+    return Found(sweeps.text(subject.label, rows), sweeps.as_json(rows), sweeps.fits(rows))
 
 
 def write(workdir: epath.PathLike, found: Found) -> epath.Path:

@@ -74,7 +74,8 @@ def text(label: str, rows: Sequence[Row]) -> str:
     lines += ["", *(f"{r.slice}, batch {r.batch_size}: {r.reason}" for r in rows if r.reason)]
     fitting = [row for row in rows if row.fits]
     if not fitting:
-        return "\n".join([*lines, "nothing fits."])
+        what = "nothing fits." if fits(rows) is False else "whether any fits is not known."
+        return "\n".join([*lines, what])
     smallest = min(fitting, key=lambda row: (row.chips, -row.batch_size))
     lines.append(f"smallest that fits: {smallest.slice} ({smallest.chips} chips)")
     cheapest = min(fitting, key=lambda row: row.cost)
@@ -84,6 +85,13 @@ def text(label: str, rows: Sequence[Row]) -> str:
             f"{cheapest.batch_size}"
         )
     return "\n".join(lines)
+
+
+def fits(rows: Sequence[Row]) -> bool | None:
+    """Whether any row does; None: of none that is known, and of some it is not."""
+    if any(row.fits for row in rows):
+        return True
+    return None if any(row.found and row.found.fits is None for row in rows) else False
 
 
 def as_json(rows: Sequence[Row]) -> dict[str, Any]:

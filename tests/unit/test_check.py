@@ -127,6 +127,9 @@ def test_a_sweep_names_the_smallest_that_fits_and_the_cheapest():
     assert "cheapest per example, at the bounds: v0:2x4" in text  # 8 x 2 s against 4 x 6 s
     assert "v0:4x4, batch 64: a batch of 64 does not divide" in text
     assert sweep.text("a network", rows[:1]).endswith("nothing fits.")
+    unknown = [*rows[:1], sweep.Row("local", 64, 1, measured(device=None))]
+    assert (sweep.fits(rows), sweep.fits(rows[:1]), sweep.fits(unknown)) == (True, False, None)
+    assert sweep.text("a network", unknown).endswith("whether any fits is not known.")
     values = sweep.as_json(rows)["rows"]
     assert [row["fits"] for row in values] == [False, True, True, False]
     assert values[1]["chip_seconds_per_example"] == 4 * 6.0 / 64
