@@ -20,7 +20,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks import document
-from benchmarks.configs import CASES, GOLDEN, LARGE, Case
+from benchmarks.configs import CASES, GOLDEN, SIZES, Case
 from mmjax.check.measure import Measured, measure
 from mmjax.check.report import gib
 from mmjax.check.subject import open_subject
@@ -28,7 +28,7 @@ from mmjax.check.topology import slice_devices
 from mmjax.errors import UserError
 from mmjax.report import update_document
 
-ALL: dict[str, Case] = {**CASES, **LARGE}
+ALL: dict[str, Case] = {**CASES, **SIZES}
 TOLERANCE = 0.05
 ROOM = 1.05  # of a new budget above what was measured
 BUDGETED = ("bytes", "flops", "bytes_sent")

@@ -46,9 +46,6 @@ class Case:
 
 
 CASES: dict[str, Case] = {
-    "intent-demo": Case(
-        "configs/intent.py:demo", "v5e:2x2", {"model.unroll": 1, "task.max_length": 32}
-    ),
     "retrieval-demo": Case("configs/retrieval.py:demo,model=de_label", "v5e:2x2"),
     "retrieval-de": Case("configs/retrieval.py"),
     "retrieval-de_label": Case(f"configs/retrieval.py:model=de_label,{_MINILM}"),
@@ -62,8 +59,11 @@ CASES: dict[str, Case] = {
     "rerank": Case(f"configs/rerank.py:candidates=run://runs/bm25,{_MINILM}"),
 }
 
-# What a network costs at a size for which no config is written.
-LARGE: dict[str, Case] = {
+# What networks cost at sizes for which no config is written.
+SIZES: dict[str, Case] = {
+    "intent-tiny": Case(
+        "configs/intent.py:demo", "v5e:2x2", {"model.unroll": 1, "task.max_length": 32}
+    ),
     "contrastive-32768": Case(
         f"configs/retrieval.py:model=de_label,{_MINILM}",
         "v5e:16x16",

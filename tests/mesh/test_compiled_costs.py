@@ -12,7 +12,7 @@ from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from benchmarks import weak_scaling
-from benchmarks.configs import CASES
+from benchmarks.configs import SIZES
 from mmjax.check.costs import Traffic, count
 from mmjax.check.measure import measure
 from mmjax.check.subject import open_subject
@@ -69,7 +69,7 @@ def test_twice_the_devices_with_twice_the_examples_compute_the_same_each(devices
 
 
 def test_parameters_and_optimiser_of_a_device_are_its_share_by_hand():
-    case = CASES["intent-demo"].values()
+    case = SIZES["intent-tiny"].values()
     case["mesh"] = {"data": 2, "fsdp": 4, "tensor": 1}
     case["train"]["global_batch_size"] = case["eval"]["batch_size"] = 16
     subject = open_subject(case)

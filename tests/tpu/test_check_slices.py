@@ -19,7 +19,7 @@ from mmjax.errors import UserError
 from mmjax.observe.chips import of_device
 from mmjax.parallel.mesh import make_mesh
 
-SMALLEST = "intent-demo"
+SMALLEST = "retrieval-demo"
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu (requirements-test.txt) is missing"
