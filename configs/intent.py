@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 from mmjax.config import (
     DataOptions,
     EvalOptions,
+    MeshOptions,
     ObserveOptions,
     TrainOptions,
     check_choices,
@@ -48,6 +49,8 @@ TURNS_PER_DIALOGUE = 8
 # Examples that are sorted by length and dealt out to batches: enough for little padding where
 # dialogues have their whole length, and where long ones are cut.
 WINDOW, SHORT_WINDOW = 8192, 2048
+
+SLICE = "v5e:2x2"  # what batches of 32 rows, and of four dialogues, divide by
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -88,6 +91,7 @@ def _paper(arg: SimpleNamespace) -> ConfigDict:
         arg,
         task=IntentOptions(prefix=arg.prefix),
         model=ModelOptions(text=MODELS[arg.model][1][arg.size], weights=arg.weights or None),
+        mesh=MeshOptions(slice=SLICE),
         optim=OptimOptions(
             learning_rate=2e-5, eps=1e-6, bias_correction=False, warmup_fraction=0.1
         ),
@@ -98,11 +102,17 @@ def _paper(arg: SimpleNamespace) -> ConfigDict:
 
 
 def _t5(arg: SimpleNamespace) -> ConfigDict:
-    """Adafactor at a constant 1e-3, as T5's authors fine-tune it."""
+    """Adafactor at a constant 1e-3, as T5's authors fine-tune it; the largest on a larger slice."""
+    large = arg.size == "3b"
     return _config(
         arg,
         task=IntentOptions(prefix=arg.prefix),
-        model=ModelOptions(text=MODELS["t5"][1][arg.size], weights=arg.weights or None),
+        model=ModelOptions(
+            text=MODELS["t5"][1][arg.size],
+            weights=arg.weights or None,
+            remat="full" if large else "none",
+        ),
+        mesh=MeshOptions(data=1, fsdp=-1, slice="v3:4x4") if large else MeshOptions(slice=SLICE),
         optim=OptimOptions(
             name="adafactor", learning_rate=1e-3, schedule="constant", clip_norm=None
         ),
@@ -130,6 +140,7 @@ def _minilm(arg: SimpleNamespace) -> ConfigDict:
         task=IntentOptions(prefix=arg.prefix, max_length=128, positive_weight=2.0),
         # Not unrolled: a program per length is compiled, and each in a fraction of the time.
         model=ModelOptions(text="minilm-l6", weights=arg.weights),
+        mesh=MeshOptions(slice=SLICE),
         optim=OptimOptions(learning_rate=1e-4, warmup_fraction=0.06),
         batch_size=64,
         window=SHORT_WINDOW,

@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 from mmjax.config import (
     DataOptions,
     EvalOptions,
+    MeshOptions,
     ObserveOptions,
     TrainOptions,
     check_choices,
@@ -76,5 +77,6 @@ def get_config(variant: str = "") -> ConfigDict:
             init_from=arg.init_from or None,
         ),
         eval=EvalOptions(every_epochs=0.5, first=False),
+        mesh=MeshOptions(slice=None if arg.demo else "v5e:2x2"),
         observe=ObserveOptions(log_every_steps=20),
     )

@@ -33,6 +33,7 @@ from mmjax.baselines.bm25_system import Bm25Options
 from mmjax.config import (
     DataOptions,
     EvalOptions,
+    MeshOptions,
     ObserveOptions,
     TrainOptions,
     check_choices,
@@ -59,6 +60,8 @@ TEXTS = {"bert": "bert-base", "bert-tiny": "bert-tiny", "minilm": "minilm-l6"}
 DIRECTIONS = ("t-i", "i-t")
 POOLINGS = ("avg", "lse", "max", "sum")
 GRID, BOXES = "grid", "boxes"  # in place of a place
+
+SLICE = "v3:4x4"  # the 32 cores of the paper
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -140,6 +143,7 @@ def _paper(arg: SimpleNamespace) -> ConfigDict:
             global_batch_size=128, total_epochs=10.0, init_from=arg.init_from or None
         ),
         eval=EvalOptions(every_epochs=1.0),
+        mesh=MeshOptions(slice=SLICE),
     )
 
 
@@ -190,6 +194,7 @@ def _matching(arg: SimpleNamespace) -> ConfigDict:
             global_batch_size=128, total_epochs=epochs, init_from=arg.init_from or None
         ),
         eval=EvalOptions(every_epochs=1.0),
+        mesh=MeshOptions(slice=SLICE),
     )
 
 
@@ -271,6 +276,7 @@ def _minilm(arg: SimpleNamespace) -> ConfigDict:
             global_batch_size=128, total_epochs=3.0, init_from=arg.init_from or None
         ),
         eval=EvalOptions(every_epochs=1.0),
+        mesh=MeshOptions(slice=SLICE),
     )
 
 

@@ -160,11 +160,23 @@ class LoaderOptions:
 
 @dataclasses.dataclass(frozen=True)
 class MeshOptions:
-    """Sizes of the mesh axes; one of them may be -1 and takes what is left."""
+    """How the devices are laid out; of each group of sizes one may be -1 and takes what is left.
+
+    Attributes:
+      data, fsdp, tensor: sizes of the axes within a slice, over its fast links (ICI): batches are
+        cut along data and fsdp, parameters and what belongs to them along fsdp, heads and wide
+        layers along tensor.
+      dcn_data, dcn_fsdp: slices along these axes, over the network between them (DCN).
+      slice: TPU slice that the config is meant for, such as "v3:4x4"; --mode=check compiles for it
+        where no --topology is given.
+    """
 
     data: int = operational(-1)
     fsdp: int = operational(1)
     tensor: int = operational(1)
+    dcn_data: int = operational(-1)
+    dcn_fsdp: int = operational(1)
+    slice: str | None = operational(None)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 # Of `mmjax.main`, which says what each means.
-EXIT_BUG, EXIT_USER_ERROR, EXIT_LOST, EXIT_PREEMPTED, EXIT_INTERRUPTED = 1, 2, 69, 75, 130
+EXIT_BUG, EXIT_USER_ERROR, EXIT_DOES_NOT_FIT = 1, 2, 3
+EXIT_LOST, EXIT_PREEMPTED, EXIT_INTERRUPTED = 69, 75, 130
 
 
 class UserError(Exception):

@@ -1,8 +1,9 @@
 """The command line: `python -m mmjax.main --config=configs/retrieval.py[:variant] ...`
 
-Exit codes: 0 done; 1 a bug in mmjax (with a traceback); 2 bad input (with one sentence); 69 another
-process of the run was lost; 75 the run was asked to stop and has saved its state: the same command
-continues it, as it does after 69; 130 Ctrl-C where there was nothing to save.
+Exit codes: 0 done; 1 a bug in mmjax (with a traceback); 2 bad input (with one sentence); 3 it does
+not fit (`--mode=check`); 69 another process of the run was lost; 75 the run was asked to stop and
+has saved its state: the same command continues it, as it does after 69; 130 Ctrl-C where there was
+nothing to save.
 """
 
 from __future__ import annotations
@@ -21,9 +22,15 @@ from absl import app, flags
 from absl import logging as absl_logging
 from ml_collections import config_flags
 
-from mmjax.errors import EXIT_INTERRUPTED, EXIT_PREEMPTED, EXIT_USER_ERROR, UserError
+from mmjax.errors import (
+    EXIT_DOES_NOT_FIT,
+    EXIT_INTERRUPTED,
+    EXIT_PREEMPTED,
+    EXIT_USER_ERROR,
+    UserError,
+)
 
-MODES = ("train", "eval", "predict", "audit", "export")
+MODES = ("train", "eval", "predict", "audit", "export", "check")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config", None, "Config file, with a variant after a colon: configs/retrieval.py:model=bm25"
@@ -40,6 +47,15 @@ _INTENT = flags.DEFINE_string(
     None,
     "RUN/predictions/dev.jsonl of an intent run, to be shown on the page of a retrieval run.",
 )
+_TOPOLOGY = flags.DEFINE_list(
+    "topology",
+    [],
+    "For check: a TPU slice to compile for, such as v3:4x4, or several for --sweep; local: these "
+    "devices. Default: what the config names (config.mesh.slice).",
+)
+_SLICES = flags.DEFINE_integer("slices", 1, "For check: how many such slices.", lower_bound=1)
+_SWEEP = flags.DEFINE_bool("sweep", False, "For check: a table over slices and batches.")
+_BATCH_SIZES = flags.DEFINE_list("batch_sizes", [], "For --sweep. Default: the config's.")
 _DISTRIBUTED = flags.DEFINE_string(
     "distributed", "auto", "auto, on or off: connect to the other processes of this run."
 )
@@ -72,13 +88,21 @@ def main(argv: Sequence[str]) -> int:
     from mmjax.parallel import distributed, ending
 
     config = config_lib.to_dict(_CONFIG.value)
-    distributed.start(
-        _DISTRIBUTED.value, start_timeout_s=_START_TIMEOUT.value, lost_after_s=_LOST_AFTER.value
-    )
+    if _MODE.value == "check":
+        return _check(config)
+    _connect()
     with ending.together():
         command = {"--mode": _MODE.value, "--split": _SPLIT.value, "--workdir": _workdir()}
         distributed.describe(versions(), config, command)
         return _do(config)
+
+
+def _connect() -> None:
+    from mmjax.parallel import distributed
+
+    distributed.start(
+        _DISTRIBUTED.value, start_timeout_s=_START_TIMEOUT.value, lost_after_s=_LOST_AFTER.value
+    )
 
 
 def _do(config: dict[str, Any]) -> int:
@@ -142,6 +166,25 @@ def _do(config: dict[str, Any]) -> int:
             if page.exists():
                 print(f"the page to look at: {page}")
     return 0
+
+
+def _check(config) -> int:
+    """Writes nothing but `check.json`, and that where a --workdir is given."""
+    from mmjax.check import run as check
+    from mmjax.parallel import distributed
+
+    names = _TOPOLOGY.value or check.named_slices(config)
+    if check.LOCAL in names:
+        _connect()
+    if _SWEEP.value:
+        found = check.sweep(config, names, _SLICES.value, _BATCH_SIZES.value)
+    else:
+        found = check.check(config, names, _SLICES.value)
+    print(found.text)
+    if _WORKDIR.value and distributed.is_main():
+        path = check.write(_WORKDIR.value, found)
+        print(f"the same as numbers: {path}")
+    return EXIT_DOES_NOT_FIT if found.fits is False else 0
 
 
 def _audit(system, workdir, metric: str) -> None:

@@ -25,7 +25,7 @@ from mmjax.artifacts import (
     write_artifact,
 )
 from mmjax.checkpoint.store import CheckpointStore
-from mmjax.data.loader import Loader, process_rows
+from mmjax.data.loader import Loader
 from mmjax.data.plan import TrainPlan
 from mmjax.data.sources import Source
 from mmjax.data.splits import Split
@@ -34,15 +34,12 @@ from mmjax.evaluators import Evaluation
 from mmjax.export import write_export
 from mmjax.observe.metrics_log import MetricsLog
 from mmjax.observe.writers import Writer, make_writers
-from mmjax.optim.build import OptimOptions, build_optimizer, build_schedule, in_steps
-from mmjax.optim.trained import make_split
 from mmjax.parallel import distributed, rules
 from mmjax.parallel.agreement import agree
 from mmjax.parallel.mesh import make_mesh
-from mmjax.steps import make_train_step
+from mmjax.programs import check_options, config_sections, make_task, make_training, run_schedule
 from mmjax.systems import Judge
 from mmjax.task_data import TaskData
-from mmjax.tasks import task_module
 from mmjax.workdir import WorkDir
 
 logger = logging.getLogger(__name__)
@@ -52,19 +49,13 @@ class NetworkSystem:
     """A network trained by the one loop (`mmjax.trainer`)."""
 
     def __init__(self, config: Mapping[str, Any]):
-        module = task_module(config["task_name"])
         self._config = config
-        self._sections = {
-            **config_lib.LOOP_SECTIONS,
-            "task": module.OPTIONS,
-            "model": module.MODEL_OPTIONS,
-            "optim": OptimOptions,
-        }
+        self._sections = config_sections(config)
         self._options = config_lib.build_sections(config, self._sections)
-        self._task = module.TASK(self._options["task"], self._options["model"])
+        self._task = make_task(config, self._options)
         self._mesh = make_mesh(self._options["mesh"])
         self._data = TaskData(self._task, self._options, self._mesh, config["seed"])
-        self._check_options()
+        check_options(self._task, self._options, self._mesh)
 
     def identity(self) -> Mapping[str, Any]:
         return config_lib.identity(self._config, self._sections)
@@ -149,33 +140,6 @@ class NetworkSystem:
 
     # The steps of a run, in order.
 
-    def _check_options(self) -> None:
-        """What would otherwise be noticed at the first step or evaluation, after a long start."""
-        options, names = self._options["eval"], self._task.evaluator().metric_names
-        if options.metric not in names:
-            near = config_lib.suggestion(options.metric, names)
-            raise UserError(f"config.eval.metric={options.metric!r} is no metric{near}.")
-        process_rows(self._mesh, options.batch_size)
-        self._task.check_batch(self._options["train"].global_batch_size)
-        self._check_micro_batch()
-
-    def _check_micro_batch(self) -> None:
-        options = self._options["train"]
-        if (size := options.micro_batch_size) is None:
-            return
-        process_rows(self._mesh, size)
-        if options.global_batch_size % size:
-            raise UserError(
-                f"config.train.global_batch_size={options.global_batch_size} is no multiple of "
-                f"config.train.micro_batch_size={size}."
-            )
-        if not self._task.independent:
-            raise UserError(
-                "config.train.micro_batch_size needs a model in which examples do not act on each "
-                "other: batch statistics would be those of a part. Set "
-                "config.model.batch_norm=frozen, or leave micro_batch_size out."
-            )
-
     def _prepare(self, workdir: WorkDir, *, fit: bool) -> None:
         """What is fitted on training data: made once, read by every process and every start."""
         folder, ready = workdir.path / "preprocessing", workdir.path / "preprocessing.ready"
@@ -226,7 +190,7 @@ class NetworkSystem:
         options = self._options
         batch_size = options["train"].global_batch_size
         train = self._data.split("train")
-        schedule = self._schedule(len(train.index))
+        schedule = run_schedule(options, len(train.index))
         loader = Loader(
             self._task,
             [train.source],
@@ -242,22 +206,19 @@ class NetworkSystem:
             options["loader"],
             seed=self._config["seed"],
         )
-        module = self._task.module()
-        shapes = loader.shapes()
-        optim = in_steps(
-            options["optim"], batch_size=batch_size, examples_per_epoch=len(train.index)
+        training = make_training(
+            self._task,
+            options,
+            loader.shapes(),
+            self._mesh,
+            steps=schedule.total,
+            examples=len(train.index),
         )
-        split = make_split(optim.frozen, optim.frozen_layers, optim.lora)
-        tx = build_optimizer(
-            optim, schedule.total, train_state.abstract_params(module, shapes, split)
-        )
-        abstract, init = train_state.abstract_state(
-            module, shapes, tx, self._mesh, ema=optim.ema_decay is not None, split=split
-        )
+        abstract = training.abstract
         checkpoints = CheckpointStore(workdir.path / "checkpoints")
         latest = checkpoints.latest()
         if latest is None:
-            state, loop = self._first_state(abstract, init), trainer.LoopState()
+            state, loop = self._first_state(abstract, training.init), trainer.LoopState()
         else:
             state, host = checkpoints.restore(latest, abstract)
             loop = trainer.LoopState(**host)
@@ -272,16 +233,7 @@ class NetworkSystem:
             _, loop = trainer.train(
                 state=state,
                 loop=loop,
-                train_step=make_train_step(
-                    module,
-                    self._task.objective(),
-                    tx,
-                    abstract,
-                    micro_batch_size=options["train"].micro_batch_size,
-                    ema_decay=optim.ema_decay,
-                    ema_warmup=optim.ema_warmup,
-                    schedule=build_schedule(optim, schedule.total),
-                ),
+                train_step=training.step,
                 batches=loader.batches,
                 waited=lambda: loader.waited,
                 evaluate=functools.partial(self._evaluate_state, writers=writers),
@@ -316,32 +268,6 @@ class NetworkSystem:
                 is_leaf=lambda x: x is None,
             )
         return train_state.init_state(abstract, init, self._config["seed"], loaded)
-
-    def _schedule(self, examples: int) -> trainer.Schedule:
-        options = self._options
-        in_steps = functools.partial(
-            config_lib.duration,
-            batch_size=options["train"].global_batch_size,
-            examples_per_epoch=examples,
-        )
-        total = in_steps(options["train"], "total", path="train")
-        if total is None:
-            raise UserError(
-                "the length of the run is not set: give config.train.total_epochs, "
-                "config.train.total_steps or config.train.total_examples."
-            )
-        eval_every = in_steps(options["eval"], "every", path="eval")
-        checkpoint_every = in_steps(options["checkpoint"], "every", path="checkpoint")
-        return trainer.Schedule(
-            total=total,
-            eval_every=eval_every,
-            checkpoint_every=checkpoint_every or eval_every or total,
-            log_every=max(1, options["observe"].log_every_steps),
-            patience=options["eval"].patience,
-            max_skipped=options["train"].max_skipped_steps,
-            eval_first=options["eval"].first,
-            keep=max(1, options["checkpoint"].keep),
-        )
 
     def _describe(self, abstract: Any, train: Split, schedule: Any, batch_size: int) -> None:
         params = abstract.base_variables()["params"]

@@ -209,8 +209,16 @@ class HostBatches:
 
     def smallest(self) -> dict[str, Any]:
         """A batch of one row, each ragged feature at its shortest bucket."""
+        return self._one_row({name: ragged.buckets[0] for name, ragged in self.task.ragged.items()})
+
+    def largest(self) -> dict[str, Any]:
+        """The same with each at its longest."""
+        return self._one_row(
+            {name: ragged.buckets[-1] for name, ragged in self.task.ragged.items()}
+        )
+
+    def _one_row(self, padded: Mapping[str, int]) -> dict[str, Any]:
         features = self._row(0, 0, 0)
-        padded = {name: ragged.buckets[0] for name, ragged in self.task.ragged.items()}
         cut = {
             name: value[: padded[name]] if name in padded else value
             for name, value in features.items()
@@ -290,7 +298,15 @@ def process_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
     Raises:
       UserError: the batch does not divide among the devices.
     """
+    check_divides(mesh, batch_size)
     sharding = NamedSharding(mesh, rules.partition_spec(("batch",)))
+    slices = sharding.addressable_devices_indices_map((batch_size,)).values()
+    rows = {row for (part,) in slices for row in range(*part.indices(batch_size))}
+    return np.array(sorted(rows), np.int64)
+
+
+def check_divides(mesh: Mesh, batch_size: int) -> None:
+    """Raises UserError where a batch does not divide among the devices."""
     shards = rules.axis_size(mesh, "batch")
     if batch_size % shards:
         raise UserError(
@@ -298,6 +314,3 @@ def process_rows(mesh: Mesh, batch_size: int) -> np.ndarray:
             f"fsdp): use a multiple of {shards} for config.train.global_batch_size and "
             "config.eval.batch_size, or another mesh."
         )
-    slices = sharding.addressable_devices_indices_map((batch_size,)).values()
-    rows = {row for (part,) in slices for row in range(*part.indices(batch_size))}
-    return np.array(sorted(rows), np.int64)

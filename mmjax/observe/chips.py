@@ -66,7 +66,23 @@ CHIPS: dict[str, Chip] = {
 }
 
 
-def peak_flops(device_kind: str) -> float | None:
-    """bfloat16 FLOP/s of one JAX device of this kind; None: nobody has published it, as of CPUs."""
+def of_device(device_kind: str) -> Chip | None:
+    """What one JAX device of this kind has of its chip; None: nobody published it, as of CPUs."""
     chip = CHIPS.get(device_kind)
-    return None if chip is None else chip.peak_flops / chip.devices
+    if chip is None:
+        return None
+    parts = chip.devices
+    return dataclasses.replace(
+        chip,
+        memory=chip.memory // parts,
+        peak_flops=chip.peak_flops / parts,
+        memory_bandwidth=chip.memory_bandwidth / parts,
+        link_bandwidth=chip.link_bandwidth / parts,
+        devices=1,
+    )
+
+
+def peak_flops(device_kind: str) -> float | None:
+    """bfloat16 FLOP/s of one JAX device of this kind; None as of `of_device`."""
+    chip = of_device(device_kind)
+    return None if chip is None else chip.peak_flops

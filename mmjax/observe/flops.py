@@ -20,7 +20,7 @@ _UNKNOWN_TRIPS = ("while", "pallas_call")
 def matmul_flops(function: Callable[..., Any], *args: Any) -> int:
     """FLOPs of all matrix products and convolutions of one call, over all devices: a
     multiplication and an addition are two. What else is computed is left out, as in model FLOPs
-    (Chowdhery et al. 2022, appendix B).
+    (Chowdhery et al. 2022, appendix B). A custom kernel has what it states (`pl.CostEstimate`).
 
     Args:
       args: arrays or ShapeDtypeStructs; nothing is computed.
@@ -55,6 +55,8 @@ def _of_equation(equation: core.JaxprEqn) -> int:
         kernel, numbers = equation.invars[1].aval.shape, params["dimension_numbers"]
         per_output = math.prod(kernel) // kernel[numbers.rhs_spec[0]]
         return 2 * math.prod(equation.outvars[0].aval.shape) * per_output
+    if (stated := params.get("cost_estimate")) is not None:  # of a custom kernel
+        return int(stated.flops)
     inner = [_count(jaxpr) for jaxpr in core.jaxprs_in_params(params)]
     if name in _UNKNOWN_TRIPS and any(inner):
         raise ValueError(f"how often the body of a {name} runs, and so its FLOPs, is not known")

@@ -103,12 +103,13 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
             spec = partition_spec(leaf.names)
         except ValueError as error:
             raise UserError(f"parameter {name}: {error}.") from error
-        for size, axis in zip(shape, spec, strict=True):
+        for size, logical, axis in zip(shape, leaf.names, spec, strict=True):
             pieces = math.prod(mesh.shape[a] for a in _mesh_axes(axis))
             if size % pieces:
+                keys = " x ".join(f"config.mesh.{a}" for a in _mesh_axes(axis))
                 raise UserError(
                     f"parameter {name} of shape {shape}: an axis of {size} does not divide by "
-                    f"{pieces} (mesh axis {axis!r}); choose another mesh or another size."
+                    f"{pieces} ({logical!r} is cut by {keys}); choose another mesh or another size."
                 )
         return NamedSharding(mesh, spec)
 

@@ -37,6 +37,14 @@ ALLOWED = {
     },
     "train_state": {"errors", "optim", "parallel"},
     "steps": {"losses", "optim", "parallel", "train_state"},
+    "programs": {
+        *("config", "data", "errors", "optim", "parallel"),
+        *("steps", "tasks", "train_state", "trainer"),
+    },
+    "check": {
+        *("config", "data", "errors", "models", "observe", "parallel"),
+        *("programs", "steps", "task_data", "train_state"),
+    },
 }
 
 

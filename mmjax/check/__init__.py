@@ -1,0 +1,1 @@
+"""Does a run fit? Its steps compiled for devices that need not be there, and counted."""

@@ -1,0 +1,87 @@
+"""Slices of TPUs that are not there: named, laid out, compiled for, and refused."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding, PartitionSpec
+
+from benchmarks import compiled
+from benchmarks.configs import CASES
+from mmjax.check import measure, sweep
+from mmjax.check.topology import known_slices, slice_devices
+from mmjax.config import MeshOptions
+from mmjax.errors import UserError
+from mmjax.observe.chips import of_device
+from mmjax.parallel.mesh import make_mesh
+
+SMALLEST = "retrieval-demo"
+
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("libtpu") is None, reason="libtpu (requirements-test.txt) is missing"
+)
+
+
+def test_a_slice_has_its_devices_and_their_published_memory():
+    for name, devices, gib in (("v3:4x4", 32, 16), ("v5e:4x4", 16, 16), ("v4:2x2x2", 8, 32)):
+        found = slice_devices(name)
+        assert len(found) == devices
+        assert of_device(found[0].device_kind).memory == gib * 2**30
+
+
+def test_an_unknown_slice_is_answered_with_those_that_there_are():
+    with pytest.raises(UserError, match=r"no such slice \(.*v9.*v3:4x4.*v5e:16x16.*v5p:4x4x4"):
+        slice_devices("v9:4x4")
+    with pytest.raises(UserError, match="v5e:2x2, v5e:2x4, v5e:4x4") as error:
+        slice_devices("v5e:3x3")
+    assert "v3" not in str(error.value)
+    assert sweep.candidates("v5e:4x4")[-1] == "v5e:4x4" and "v5e:2x2" in known_slices(["v5e"])
+
+
+def test_neighbours_on_an_axis_are_first_those_of_one_slice():
+    devices = slice_devices("v5e:2x2", 2)
+    mesh = make_mesh(MeshOptions(data=-1, fsdp=2), devices)
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 2, "tensor": 1}
+    slices = np.vectorize(lambda device: device.slice_index)(mesh.devices)[..., 0]  # [data, fsdp]
+    assert (slices[:2] == slices[0, 0]).all() and (slices[2:] != slices[0, 0]).all()
+    across = make_mesh(MeshOptions(data=1, fsdp=-1, dcn_data=1, dcn_fsdp=-1), devices)
+    assert dict(across.shape) == {"data": 1, "fsdp": 8, "tensor": 1}
+    with pytest.raises(UserError, match="does not match 2 slices"):
+        make_mesh(MeshOptions(dcn_data=3), devices)
+
+
+def test_what_the_compiler_has_no_room_for_is_refused_and_told_with_its_size():
+    (device,) = slice_devices("v5e:1x1")
+    mesh = make_mesh(MeshOptions(), [device])
+    large = jax.ShapeDtypeStruct(
+        (1 << 17, 1 << 15), jnp.float32, sharding=NamedSharding(mesh, PartitionSpec())
+    )
+    held = measure.bytes_on_device(large)
+    memory = measure.Memory(held, 0, 0, 0, 0, 0, 0, 0, 0)
+    with jax.set_mesh(mesh):
+        found = measure._compiled(jax.jit(lambda x: x.sum(0) + x.max(0)), (large,), memory, [0])
+    assert found.refused and found.costs is None
+    assert found.memory.total >= held == 16 << 30
+
+
+def test_the_smallest_config_costs_what_the_golden_file_says():
+    check(SMALLEST)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in compiled.ALL if name != SMALLEST])
+def test_a_config_costs_on_its_slice_what_the_golden_file_says(name):
+    check(name)
+
+
+def check(name: str) -> None:
+    golden = compiled.read()[name]
+    found = compiled.measured(compiled.ALL[name])
+    broken = compiled.broken(name, golden, found)
+    assert not broken, "\n".join([*broken, f"python -m benchmarks.compiled --only={name} --write"])
+    assert found["fits"] == golden["fits"]
+    assert name not in CASES or golden["fits"], f"{name} does not fit the slice that it names"

@@ -1,0 +1,201 @@
+"""Costs read from compiled programs are those of the formulas, whatever form XLA gives them."""
+
+from __future__ import annotations
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+from mmjax.check.costs import Costs, Traffic, count
+from mmjax.check.hlo import first_group, parse
+from mmjax.check.roofline import bound, mfu
+from mmjax.observe.chips import Chip
+
+# What libtpu makes of a loop: no count of trips but in the condition; a gather that goes on beside
+# a product, in three fusions; a reduce-scatter as an all-reduce and a cut; operands on the chip.
+TPU = """HloModule jit_f, is_scheduled=true
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  %a = f32[] parameter(0)
+  %b = f32[] parameter(1)
+  ROOT %sum = f32[]{:T(128)} add(%a, %b)
+}
+
+%slice_of_weights (p0: bf16[6,64,128], p1: s32[]) -> bf16[64,128] {
+  %p0 = bf16[6,64,128]{2,1,0:T(8,128)(2,1)} parameter(0)
+  %p1 = s32[]{:T(128)} parameter(1)
+  %zero = s32[]{:T(128)} constant(0)
+  %cut = bf16[1,64,128]{2,1,0:T(8,128)(2,1)} dynamic-slice(%p0, %p1, %zero, %zero), dynamic_slice_sizes={1,64,128}
+  ROOT %flat = bf16[64,128]{1,0:T(8,128)(2,1)S(1)} bitcast(%cut)
+}
+
+%begins (p0: bf16[64,128]) -> (bf16[64,128], bf16[128,128], u32[]) {
+  %p0 = bf16[64,128]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %all-gather.1 = bf16[128,128]{1,0:T(8,128)(2,1)} all-gather(%p0), channel_id=6, replica_groups=mesh['axis_0'=2,'axis_1'=2] {'axis_1'}, dimensions={0}
+  ROOT %custom-call.1 = (bf16[64,128]{1,0:T(8,128)(2,1)S(1)}, bf16[128,128]{1,0:T(8,128)(2,1)S(1)}, u32[]{:S(2)}) custom-call(%all-gather.1), custom_call_target="AsyncCollectiveStart"
+}
+
+%goes_on (p0: bf16[64,128], p1: f32[32,128]) -> f32[32,128] {
+  %p0 = bf16[64,128]{1,0:T(8,128)(2,1)S(1)} parameter(0)
+  %p1 = f32[32,128]{1,0:T(8,128)} parameter(1)
+  %all-gather.2 = bf16[128,128]{1,0:T(8,128)(2,1)} all-gather(%p0), channel_id=6, replica_groups=mesh['axis_0'=2,'axis_1'=2] {'axis_1'}, dimensions={0}
+  ROOT %product = f32[32,128]{1,0:T(8,128)} convolution(%p1, %all-gather.2), dim_labels=bf_io->bf
+}
+
+%all-reduce-scatter.7 (p0: f32[128,128]) -> f32[64,128] {
+  %p0 = f32[128,128]{1,0:T(8,128)} parameter(0)
+  %all-reduce.1 = f32[128,128]{1,0:T(8,128)} all-reduce(%p0), channel_id=7, replica_groups={{0,1},{2,3}}, to_apply=%add
+  %zero = s32[]{:T(128)} constant(0)
+  ROOT %cut = f32[64,128]{1,0:T(8,128)} dynamic-slice(%all-reduce.1, %zero, %zero), dynamic_slice_sizes={64,128}
+}
+
+%body (s: (s32[], bf16[6,64,128], f32[32,128], f32[128,128])) -> (s32[], bf16[6,64,128], f32[32,128], f32[128,128]) {
+  %s = (s32[], bf16[6,64,128]{2,1,0}, f32[32,128]{1,0}, f32[128,128]{1,0}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%s), index=0
+  %w = bf16[6,64,128]{2,1,0:T(8,128)(2,1)} get-tuple-element(%s), index=1
+  %x = f32[32,128]{1,0:T(8,128)} get-tuple-element(%s), index=2
+  %g = f32[128,128]{1,0:T(8,128)} get-tuple-element(%s), index=3
+  %one = bf16[64,128]{1,0:T(8,128)(2,1)S(1)} fusion(%w, %i), kind=kLoop, calls=%slice_of_weights
+  %start = (bf16[64,128]{1,0:T(8,128)(2,1)S(1)}, bf16[128,128]{1,0:T(8,128)(2,1)S(1)}, u32[]{:S(2)}) fusion(%one), kind=kCustom, calls=%begins
+  %y = f32[32,128]{1,0:T(8,128)} fusion(%one, %x), kind=kOutput, calls=%goes_on
+  %part = f32[64,128]{1,0:T(8,128)} fusion(%g), kind=kCustom, calls=%all-reduce-scatter.7
+  ROOT %t = (s32[], bf16[6,64,128]{2,1,0}, f32[32,128]{1,0}, f32[128,128]{1,0}) tuple(%i, %w, %y, %g)
+}
+
+%condition (s: (s32[], bf16[6,64,128], f32[32,128], f32[128,128])) -> pred[] {
+  %s = (s32[], bf16[6,64,128]{2,1,0}, f32[32,128]{1,0}, f32[128,128]{1,0}) parameter(0)
+  %i = s32[]{:T(128)} get-tuple-element(%s), index=0
+  %limit = s32[]{:T(128)} constant(6)
+  ROOT %lt = pred[]{:T(512)} compare(%i, %limit), direction=LT
+}
+
+ENTRY %main (p: s32[]) -> f32[32,128] {
+  %p = s32[]{:T(128)} parameter(0)
+  %start = (s32[], bf16[6,64,128]{2,1,0}, f32[32,128]{1,0}, f32[128,128]{1,0}) custom-call(%p), custom_call_target="Made"
+  %while = (s32[], bf16[6,64,128]{2,1,0}, f32[32,128]{1,0}, f32[128,128]{1,0}) while(%start), condition=%condition, body=%body
+  ROOT %out = f32[32,128]{1,0:T(8,128)} get-tuple-element(%while), index=2
+}
+"""  # noqa: E501 - as XLA writes it
+
+
+ONE_SLICE = [0, 0, 0, 0]
+
+
+def test_a_tpu_programs_loop_counts_each_collective_once_per_trip():
+    found = count(TPU, ONE_SLICE)
+    assert found.unknown_loops == 0
+    assert found.flops == 6 * 2 * 32 * 128 * 128
+    gathered, reduced = 128 * 128 * 2, 128 * 128 * 4
+    assert found.collectives == {
+        "all-gather": Traffic(6, 6 * gathered / 2),
+        "reduce-scatter": Traffic(6, 6 * reduced / 2),
+    }
+
+
+def test_what_stays_on_the_chip_is_not_moved_and_of_a_stack_only_the_slice_is():
+    one_layer, x, g, part = 64 * 128 * 2, 32 * 128 * 4, 128 * 128 * 4, 64 * 128 * 4
+    index = 4
+    trip = one_layer + index + 2 * x + g + part
+    made = 4 + 4 + 6 * one_layer + x + g  # by the custom call: its operand and what it returns
+    assert count(TPU, ONE_SLICE).bytes_moved == 6 * trip + made
+
+
+def test_a_loop_whose_trips_nobody_knows_counts_once_and_is_told():
+    unknown = TPU.replace("constant(6)", "parameter(1)")
+    found = count(unknown, ONE_SLICE)
+    assert found.unknown_loops == 1 and found.flops == 2 * 32 * 128 * 128
+
+
+def compiled(function, *arguments):
+    return count(jax.jit(function).lower(*arguments).compile().as_text(), [0])
+
+
+def test_a_compiled_loop_has_the_flops_of_all_its_trips():
+    x = jax.ShapeDtypeStruct((64, 64), jnp.float32)
+
+    def repeated(x):
+        return jax.lax.scan(lambda c, _: (jnp.tanh(c @ x), None), x, None, length=5)[0]
+
+    found = compiled(repeated, x)
+    assert found.flops == 5 * 2 * 64**3
+    assert 5 * 3 * 64 * 64 * 4 <= found.bytes_moved < 5 * 12 * 64 * 64 * 4
+
+
+@pytest.mark.parametrize(
+    ("window", "size", "kernel", "out"),
+    [
+        ("size=3 pad=1_1", 8, 3, 8),
+        ("size=3 stride=2 pad=1_0", 8, 3, 4),
+        ("size=4 pad=3_3 rhs_reversal=1", 1, 4, 4),  # a batched product, as TPUs have it
+        ("size=4 stride=3 lhs_dilate=4", 4, 4, 4),  # another
+        ("size=3 pad=2_2 rhs_dilate=2", 6, 3, 6),
+    ],
+)
+def test_products_with_padding_are_not_counted(window, size, kernel, out):
+    """Against a loop over all places."""
+    text = f"""
+ENTRY %main (a: f32[2,{size},5], b: f32[{kernel},5,7]) -> f32[2,{out},7] {{
+  %a = f32[2,{size},5]{{2,1,0}} parameter(0)
+  %b = f32[{kernel},5,7]{{2,1,0}} parameter(1)
+  ROOT %c = f32[2,{out},7] convolution(%a, %b), window={{{window}}}, dim_labels=b0f_0io->b0f
+}}
+"""
+    fields = dict(field.split("=") for field in window.split())
+    pad = int(fields.get("pad", "0_0").split("_")[0])
+    stride, dilate, spread = (
+        int(fields.get(name, 1)) for name in ("stride", "lhs_dilate", "rhs_dilate")
+    )
+    places = {i * dilate for i in range(size)}
+    real = sum(
+        o * stride + k * spread - pad in places
+        for o, k in itertools.product(range(out), range(kernel))
+    )
+    assert real < out * kernel or "pad" not in fields
+    assert count(text, [0]).flops == 2 * real * 2 * 5 * 7
+
+
+@pytest.mark.parametrize(
+    ("text", "group"),
+    [
+        ("replica_groups={{0,1,2,3},{4,5,6,7}}, x={}", [0, 1, 2, 3]),
+        ("replica_groups=[2,4]<=[8], x", [0, 1, 2, 3]),
+        ("replica_groups=[4,2]<=[2,4]T(1,0), x", [0, 4]),
+        ("replica_groups=mesh['a'=2,'b'=4] {'b'}, x", [0, 1, 2, 3]),
+        ("replica_groups=mesh['a'=2,'b'=4] {'a'}, x", [0, 4]),
+        ("replica_groups=mesh['a'=2,'b'=4] {'a','b'}, x", list(range(8))),
+        ("replica_groups=mesh['a'=2,'b'=4] {'b':(1)2}, x", [0, 2]),
+        ("replica_groups=mesh['a'=2,'b'=4] {'b':(2)2}, x", [0, 1]),
+        ("source_target_pairs={{0,1},{1,0}}, x", [0, 1]),
+        ("replica_groups={}, x", list(range(8))),
+        ("channel_id=1", list(range(8))),
+    ],
+)
+def test_every_way_to_write_groups_is_read(text, group):
+    assert first_group(text, 8) == group
+
+
+def test_what_goes_from_slice_to_slice_is_told_apart():
+    """Groups of neighbours stay in their slice; those of every second device do not."""
+    assert count(TPU, [0, 0, 1, 1]).bytes_across == 0
+    across = count(TPU.replace("{'axis_1'}", "{'axis_0'}"), [0, 0, 1, 1])
+    assert across.bytes_across == across.collectives["all-gather"].bytes
+    # Four devices in two slices: of the whole array half comes from the other slice, and each of
+    # a slice's two devices fetches a half of that.
+    both = count(TPU.replace("{'axis_1'}", "{'axis_0','axis_1'}"), [0, 0, 1, 1])
+    assert both.bytes_across == 6 * 128 * 128 * 2 / 2 / 2
+
+
+def test_a_text_that_is_no_program_is_an_error():
+    with pytest.raises(ValueError, match="no ENTRY"):
+        parse("nothing")
+
+
+def test_the_bound_is_the_longest_of_three_and_mfu_what_the_model_needs_of_it():
+    chip = Chip("made up", 100, peak_flops=10.0, memory_bandwidth=4.0, link_bandwidth=2.0)
+    costs = Costs(50.0, 28.0, {"all-reduce": Traffic(3, 5.0), "all-gather": Traffic(1, 1.0)})
+    found = bound(costs, chip)
+    assert (found.compute, found.memory, found.links) == (5.0, 7.0, 3.0)
+    assert (found.seconds, found.by) == (7.0, "memory")
+    assert mfu(70.0, found.seconds, 2, chip) == 70.0 / (7.0 * 2 * 10.0)
