@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-DONE, USER_ERROR, PEER_LOST, PREEMPTED, INTERRUPTED = 0, 2, 69, 75, 130
+from mmjax.errors import EXIT_INTERRUPTED, EXIT_LOST, EXIT_PREEMPTED, EXIT_USER_ERROR
+
+DONE, USER_ERROR, PEER_LOST = 0, EXIT_USER_ERROR, EXIT_LOST
+PREEMPTED, INTERRUPTED = EXIT_PREEMPTED, EXIT_INTERRUPTED
 
 # The same command continues the run: its state is saved, or it lost a process that was not at
 # fault itself.
