@@ -262,6 +262,7 @@ def _prepare(builder: Any, data_dir: Any) -> None:
     """
     folder = builder.data_path
     remote = mirror.remote_dir(folder, data_dir) if storage.is_remote(data_dir) else None
+    known = folder.exists()  # then the builder has read what stands there, or found it damaged
 
     def prepare() -> None:
         if not folder.exists():
@@ -270,7 +271,8 @@ def _prepare(builder: Any, data_dir: Any) -> None:
             mirror.publish(folder, remote)
 
     distributed.main_first(f"dataset {builder.info.full_name}", prepare, _PREPARED_WITHIN_S)
-    builder.info.read_from_directory(folder)
+    if not known:
+        builder.info.read_from_directory(folder)
 
 
 def _make(builder: Any, remote: epath.Path | None) -> None:
