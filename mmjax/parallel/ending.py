@@ -109,7 +109,7 @@ def say_when_aborted(sentence: str) -> None:
         if os.getpid() != owner:
             os._exit(EXIT_LOST)
         # Another thread may be about to say why; but it may also be held up by the one that aborts.
-        _ending.acquire(timeout=1.0)
+        _ending.acquire(timeout=_HEARD_WITHIN_S)
         _leave(sentence, EXIT_LOST)
 
     # Not `signal.signal`: its handlers run in the main thread, which does not come to run again.

@@ -37,14 +37,18 @@ def alone(cluster):
 
 
 def assert_same_run(found, wanted):
-    """The same batches and figures: values to 1e-5, ranks equal."""
+    """The same batches; scores to 1e-5, ranks equal.
+
+    On the way values may differ by 1e-4: sums over the batch are made in another order, and Adam
+    makes more of it.
+    """
     one, other = (read_metrics(workdir / "metrics") for workdir in (wanted, found))
     assert [line["step"] for line in one] == [line["step"] for line in other]
     assert len(one) == 8 + 4  # steps, and evaluations at 0, 3, 6 and 8
     for a, b in zip(one, other, strict=True):
         assert a["values"].keys() == b["values"].keys()
         for name, value in a["values"].items():
-            wanted_value = pytest.approx(value, rel=1e-5, abs=1e-5)
+            wanted_value = pytest.approx(value, rel=1e-4, abs=1e-5)
             assert b["values"][name] == wanted_value, (a["step"], name)
     results = [json.loads((w / "result.json").read_text()) for w in (wanted, found)]
     assert results[1]["metrics"]["test"] == pytest.approx(results[0]["metrics"]["test"], rel=1e-5)
