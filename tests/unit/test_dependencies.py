@@ -18,6 +18,7 @@ ALLOWED = {
     "parallel": {"config", "errors"},
     "losses": {"parallel"},
     "models": {"parallel", "errors"},
+    "decoding": {"errors"},
     "optim": {"config", "errors"},
     "data": {"config", "errors", "parallel"},
     "curation": {"data", "errors"},
@@ -28,7 +29,7 @@ ALLOWED = {
     "published": {"config", "errors"},
     "report_formats": set(),
     "tasks": {
-        *("config", "data", "errors", "evaluators", "observe"),
+        *("config", "data", "decoding", "errors", "evaluators", "observe"),
         *("losses", "metrics", "models", "parallel", "pretrained"),
     },
     "train_state": {"errors", "optim", "parallel"},
