@@ -109,6 +109,12 @@ class Transformer(Stack):
         """Scores of every word, float32: the vectors' dot products with the words' own."""
         return self.embeddings.word.logits(x)
 
+    def cross_entropy(
+        self, x: Float[Array, "B L D"], labels: Int[Array, "B L"], block: int
+    ) -> Float[Array, "B L"]:
+        """-log p(label) by these logits at each place, of which `block` per row exist at a time."""
+        return self.embeddings.word.cross_entropy(x, labels, block)
+
     def begin(
         self,
         ids: Int[Array, "B L"],
