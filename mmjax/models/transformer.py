@@ -147,7 +147,8 @@ class Transformer(Stack):
         count = mask.sum(axis=1)
         positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
         weights = self.layer_weights()
-        slots = length + branches * steps
+        # One at least: a program may hold a step that is never run.
+        slots = length + branches * max(steps, 1)
         kept = self.empty_cache(batch, slots, None if memory is None else memory.shape[1])
         x = self.embeddings(ids, segments, positions, False, vectors, vector_at)
         bias = None if config.relative is None else self.relative_positions(length)

@@ -206,6 +206,18 @@ def test_the_losses_are_those_of_the_tokens_after_by_the_same_logits():
     )
 
 
+def test_a_single_word_can_be_written_on_more_branches_than_the_prompt_has_tokens():
+    one = {name: dialogue(1)[name][:1] for name in ("text", "speaker", "image_at")}
+    batch = row({**one, "image_features": []}) | {"reply_speaker": np.array([51])}
+
+    def write(variables, batch):
+        first, cache = begin(variables, batch, branches=3, steps=0)
+        return first, step(variables, cache, jnp.zeros((1, 3), jnp.int32))[0]
+
+    first, after = jax.eval_shape(write, parameters(), batch)
+    assert (first.shape, after.shape) == ((1, 60), (1, 3, 60))
+
+
 def test_prompts_and_answers_beyond_the_positions_are_refused():
     batch = row(dialogue(0)) | {"reply_speaker": np.array([51])}
     with pytest.raises(ValueError, match=r"prompts of 7 tokens and 14 more.* 20 positions"):
