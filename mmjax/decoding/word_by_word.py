@@ -24,8 +24,8 @@ def word_by_word(
     """`options.answers` of each prompt, drawn or (that one) the best word by word."""
     T, branches = options.max_new_tokens, options.answers
     if len(model.prompt) * branches == 1:
-        # A product with a single row is made by another, slower program on a CPU, around which
-        # the cache is copied. A second row costs nothing: the weights are what must be read.
+        # On a CPU, products with a single row run in one thread, and the cache is copied around
+        # them at every step; with a second row neither is so.
         branches = 2
     first, state = model.begin(branches, T - 1)
     B, V = first.shape
