@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
+from mmjax.models.cache import KeyValues
 from mmjax.models.layers import INITIAL_STD, Projection, keep_mask
 from mmjax.parallel.rules import constrain
 
@@ -27,6 +28,10 @@ class Attention(nn.Module):
     products, 1 / sqrt(head_dim) when None. `std` is of the initial weights, None: 1 / sqrt(number
     of inputs); those of the query take in what `scale` leaves out, those of the output are times
     `output_gain`.
+
+    With a `cache` the keys and values are those of its first M slots, and the mask alone says who
+    sees whom. Given a `slot` too, those of x (or of `memory`) are written there before. Returned is
+    also the cache as it is then, None without one.
     """
 
     heads: int
@@ -46,9 +51,11 @@ class Attention(nn.Module):
         mask: Bool[Array, "B *L M"],
         train: bool = False,
         *,
-        memory: Float[Array, "B M D"] | None = None,
-        bias: Float[Array, "H L M"] | None = None,
-    ) -> Float[Array, "B L D"]:
+        memory: Float[Array, "B N D"] | None = None,
+        bias: Float[Array, "H Q M"] | None = None,
+        cache: KeyValues | None = None,
+        slot: Any = None,
+    ) -> tuple[Float[Array, "B L D"], KeyValues | None]:
         heads = (self.heads, self.head_dim)
         names = ("heads", "head_dim")
         memory = x if memory is None else memory
@@ -60,20 +67,26 @@ class Attention(nn.Module):
 
         left_out = 1.0 if self.scale is None else self.head_dim**-0.5 / self.scale
         query = project("query", x, left_out)
-        key, value = project("key", memory), project("value", memory)
-        if self.causal:
-            mask = causal(mask)
-        keep = None
-        if train and self.dropout > 0:
-            shape = (x.shape[0], self.heads, x.shape[1], mask.shape[-1])
-            keep = keep_mask(self.make_rng("dropout"), self.dropout, shape)
-            keep = constrain(keep, "batch", "act_heads", "length", None)
-        mixed = attend(query, key, value, mask, keep, self.dropout, bias, self.scale)
+        if cache is None or slot is not None:
+            key, value = project("key", memory), project("value", memory)
+        if cache is None:
+            if self.causal:
+                mask = causal(mask)
+            keep = None
+            if train and self.dropout > 0:
+                shape = (x.shape[0], self.heads, x.shape[1], mask.shape[-1])
+                keep = keep_mask(self.make_rng("dropout"), self.dropout, shape)
+                keep = constrain(keep, "batch", "act_heads", "length", None)
+            mixed = attend(query, key, value, mask, keep, self.dropout, bias, self.scale)
+        else:
+            if slot is not None:
+                cache = cache.write(key, value, slot)
+            mixed = attend_to_cache(query, cache, mask, bias, self.scale)
         inputs = self.heads * self.head_dim
         std = self.output_gain * (inputs**-0.5 if self.std is None else self.std)
         output = Projection((x.shape[-1],), names, ("embed",), self.dtype, self.use_bias, std,
                             name="output")  # fmt: skip
-        return output(mixed)
+        return output(mixed), cache
 
 
 def causal(mask: Bool[Array, "B *L M"]) -> Bool[Array, "B M M"]:
@@ -114,9 +127,7 @@ def _attend_forward(
     scale: float | None,
 ) -> tuple[Array, tuple[Array | None, ...]]:
     logits = _logits(query, key, mask, bias, scale)  # [B, H, L, M]
-    highest = jnp.max(logits, axis=-1, keepdims=True)
-    weights = jnp.exp(logits - highest)
-    inverse = 1 / jnp.sum(weights, axis=-1, keepdims=True)  # [B, H, L, 1]
+    weights, highest, inverse = _exponentials(logits)
     weights = _drop(weights, keep, dropout).astype(value.dtype)
     out = _float32("bhlm,bmhk->blhk", weights, value)
     # Divided after the product: by K / M fewer divisions.
@@ -147,14 +158,41 @@ def _attend_backward(
 attend.defvjp(_attend_forward, _attend_backward)
 
 
+def attend_to_cache(
+    query: Float[Array, "B L H K"],
+    cache: KeyValues,
+    mask: Bool[Array, "B *L M"],
+    bias: Float[Array, "H Q M"] | None = None,
+    scale: float | None = None,
+) -> Float[Array, "B L H K"]:
+    """What `attend` gives for the keys and values in the cache's first M slots."""
+    slots = mask.shape[-1]
+    key, value = cache.key[..., :slots], cache.value[:, :, :slots]
+    products = _float32("blhk,bhkm->bhlm", query, key)
+    weights, _, inverse = _exponentials(_masked(products * _scale(query, scale), mask, bias))
+    out = _float32("bhlm,bhmk->bhlk", weights.astype(value.dtype), value) * inverse
+    return jnp.swapaxes(out, 1, 2).astype(value.dtype)
+
+
 def _logits(
     query: Array, key: Array, mask: Array, bias: Array | None, scale: float | None
 ) -> Array:
-    logits = _float32("blhk,bmhk->bhlm", query, key) * _scale(query, scale)
+    products = _float32("blhk,bmhk->bhlm", query, key)
+    return _masked(products * _scale(query, scale), mask, bias)
+
+
+def _masked(logits: Array, mask: Array, bias: Array | None) -> Array:
     if bias is not None:
         logits = logits + bias
     mask = mask[:, None, None, :] if mask.ndim == 2 else mask[:, None]
     return jnp.where(mask, logits, MASKED)
+
+
+def _exponentials(logits: Array) -> tuple[Array, Array, Array]:
+    """exp(logits - highest) [B, H, L, M], that highest of each row, and 1 / the row's sum."""
+    highest = jnp.max(logits, axis=-1, keepdims=True)
+    weights = jnp.exp(logits - highest)
+    return weights, highest, 1 / jnp.sum(weights, axis=-1, keepdims=True)
 
 
 def _scale(query: Array, scale: float | None) -> float:

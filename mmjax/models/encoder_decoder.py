@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from mmjax.models.cache import Cache
 from mmjax.models.layers import Dropout
 from mmjax.models.transformer import Transformer, TransformerConfig
 
@@ -93,3 +95,32 @@ class EncoderDecoder(nn.Module):
         if self.config.scale_logits:
             hidden = hidden * self.config.decoder.width**-0.5
         return (self.words if self.config.tied_head else self.head).logits(hidden)
+
+    def begin(
+        self,
+        source: Int[Array, "B M"],
+        source_mask: Bool[Array, "B M"],
+        start: int,
+        *,
+        branches: int,
+        steps: int,
+    ) -> tuple[Float[Array, "B V"], Cache]:
+        """Scores of every first word of answers, after the token `start`, and what `step` needs.
+
+        There is room for `branches` x `steps` more words of each.
+        """
+        first = jnp.full((len(source), 1), start, jnp.int32)
+        hidden, cache = self.decoder.begin(
+            first,
+            jnp.ones(first.shape, bool),
+            memory=self.encode(source, source_mask),
+            memory_mask=source_mask,
+            branches=branches,
+            steps=steps,
+        )
+        return self.logits(hidden[:, None])[:, 0], cache
+
+    def step(self, cache: Cache, ids: Int[Array, "B K"]) -> tuple[Float[Array, "B K V"], Cache]:
+        """Scores of every word after one more on each branch."""
+        hidden, cache = self.decoder.step(cache, ids)
+        return self.logits(hidden), cache

@@ -17,6 +17,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.models.activations import ACTIVATIONS
+from mmjax.models.vocabulary import vocabulary_cross_entropy
 from mmjax.parallel.rules import constrain
 
 Initializer = Callable[..., Array]
@@ -109,6 +110,13 @@ class Table(nn.Module):
             "bld,vd->blv", x.astype(self.dtype), table, preferred_element_type=jnp.float32
         )
         return constrain(y, "batch", "length", "act_vocab")[..., : self.rows]
+
+    def cross_entropy(
+        self, x: Float[Array, "B L D"], labels: Int[Array, "B L"], block: int
+    ) -> Float[Array, "B L"]:
+        """-log softmax(logits)[label], float32, with the logits of `block` places at a time."""
+        given = x.astype(self.dtype), self.embedding, labels
+        return vocabulary_cross_entropy(*given, self.rows, block)
 
 
 class LayerNorm(nn.Module):

@@ -41,16 +41,21 @@ class RelativePositions(nn.Module):
     heads: int
     std: float = INITIAL_STD
 
-    @nn.compact
-    def __call__(self, length: int) -> Float[Array, "H L L"]:
-        table = self.param(
+    def setup(self):
+        self.embedding = self.param(
             "embedding",
             nn.with_logical_partitioning(normal_init(self.std), ("buckets", "heads")),
             (self.buckets, self.heads),
             jnp.float32,
         )
-        by_distance = table[self.bucket(np.arange(1 - length, length))]  # [2 L - 1, H]
+
+    def __call__(self, length: int) -> Float[Array, "H L L"]:
         distance = jnp.arange(length)[None] - jnp.arange(length)[:, None]  # key - query
+        return self.at(distance, length)
+
+    def at(self, distance: Int[Array, "Q M"], length: int) -> Float[Array, "H Q M"]:
+        """The biases at distances between -`length` and `length`, both excluded."""
+        by_distance = self.embedding[self.bucket(np.arange(1 - length, length))]  # [2 L - 1, H]
         return by_distance.T[:, distance + length - 1]
 
     def bucket(self, distance: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:

@@ -117,6 +117,34 @@ def gpt2(
     )
 
 
+def gpt(
+    *,
+    layers: int,
+    width: int,
+    heads: int,
+    vocab_size: int = 40478,
+    max_positions: int = 512,
+    epsilon: float = 1e-5,
+    dropout: float = 0.1,
+    attention_dropout: float = 0.1,
+) -> TransformerConfig:
+    """GPT (Radford et al. 2018), as CDial-GPT (Wang et al. 2020) too: normalised after each part.
+
+    Raises as `gpt2`.
+    """
+    return TransformerConfig(
+        vocab_size=vocab_size,
+        width=width,
+        layers=layers,
+        norm=LayerNorm(epsilon),
+        position=LearnedPositions(max_positions),
+        attention=Attention(heads, per_head(width, heads), attention_dropout, causal=True),
+        feed_forward=FeedForward(4 * width, "gelu_tanh"),
+        word_segments=True,
+        dropout=dropout,
+    )
+
+
 def t5(
     *,
     layers: int,
@@ -276,12 +304,17 @@ PRESETS: dict[str, TransformerConfig] = {
     "albert-large": albert(layers=24, width=1024, heads=16, feed_forward=4096),
 }
 
-# Radford et al. 2019, table 2.
 CAUSAL_PRESETS: dict[str, TransformerConfig] = {
+    # For trials, and to be trained from scratch without an accelerator.
+    "gpt2-tiny": gpt2(layers=2, width=128, heads=2),
+    "gpt2-6x512": gpt2(layers=6, width=512, heads=8),
+    # Radford et al. 2019, table 2.
     "gpt2-small": gpt2(layers=12, width=768, heads=12),
     "gpt2-medium": gpt2(layers=24, width=1024, heads=16),
     "gpt2-large": gpt2(layers=36, width=1280, heads=20),
     "gpt2-xl": gpt2(layers=48, width=1600, heads=25),
+    # Radford et al. 2018, 4.1.
+    "gpt": gpt(layers=12, width=768, heads=12),
 }
 
 ENCODER_DECODER_PRESETS: dict[str, EncoderDecoderConfig] = {

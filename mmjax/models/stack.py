@@ -16,6 +16,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float
 
 from mmjax.models.attention import Attention
+from mmjax.models.cache import KeyValues, LayerCache
 from mmjax.models.layers import Dropout, FeedForward, LayerNorm, RMSNorm
 from mmjax.models.positions import RelativePositions
 from mmjax.parallel.rules import constrain
@@ -96,6 +97,52 @@ class Stack(nn.Module):
         x, _ = self.layers(x, mask, bias, memory, memory_mask, train)
         return self.final_norm(x) if config.final_norm else x
 
+    def layer_weights(self) -> tuple[Any, ...]:
+        """The parameters of each layer by itself."""
+        weights = self.layers.variables["params"]
+        if self.config.share_layers:
+            return (weights,) * self.config.layers
+        return tuple(jax.tree.map(lambda p, i=i: p[i], weights) for i in range(self.config.layers))
+
+    def empty_cache(self, batch: int, slots: int, memory: int | None) -> tuple[LayerCache, ...]:
+        """Of every layer, with room for `slots` tokens and a memory of so many (None: of none)."""
+        config = self.config
+
+        def empty(attention: Attention, slots: int) -> KeyValues:
+            sizes = attention.heads, attention.head_dim, slots
+            return KeyValues.empty(batch, *sizes, jnp.dtype(config.dtype))
+
+        return tuple(
+            LayerCache(
+                empty(config.attention, slots),
+                None if memory is None else empty(config.cross_attention, memory),
+            )
+            for _ in range(config.layers)
+        )
+
+    def run_cached(
+        self,
+        x: Float[Array, "B L D"],
+        mask: Bool[Array, "B L M"],
+        bias: Float[Array, "H Q M"] | None,
+        cache: tuple[LayerCache, ...],
+        weights: tuple[Any, ...],
+        slot: Any,
+        memory: Float[Array, "B N D"] | None = None,
+        memory_mask: Bool[Array, "B N"] | None = None,
+    ) -> tuple[Float[Array, "B L D"], tuple[LayerCache, ...]]:
+        """As `run` for the tokens that come into the cache's slots from `slot` on.
+
+        `memory` is needed once; then the cache has it. Not a loop: it would copy each layer's part
+        of the cache out and in again.
+        """
+        layer, after = Layer(self.config, parent=None), []
+        for own, part in zip(weights, cache, strict=True):
+            given = (x, mask, bias, memory, memory_mask, False, part, slot)
+            x, part = layer.apply({"params": own}, *given)
+            after.append(part)
+        return self.final_norm(x) if self.config.final_norm else x, tuple(after)
+
 
 class Layer(nn.Module):
     """Attention (of a decoder, also to the memory) and feed-forward, each added to its input."""
@@ -106,31 +153,40 @@ class Layer(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B L D"],
-        mask: Bool[Array, "B *L L"],
-        bias: Float[Array, "H L L"] | None,
-        memory: Float[Array, "B M D"] | None,
-        memory_mask: Bool[Array, "B *L M"] | None,
+        mask: Bool[Array, "B *L M"],
+        bias: Float[Array, "H Q M"] | None,
+        memory: Float[Array, "B N D"] | None,
+        memory_mask: Bool[Array, "B *L N"] | None,
         train: bool,
-    ) -> tuple[Float[Array, "B L D"], None]:
+        cache: LayerCache | None = None,
+        slot: Any = None,
+    ) -> tuple[Float[Array, "B L D"], LayerCache | None]:
         config, dtype = self.config, jnp.dtype(self.config.dtype)
         dropout = Dropout(config.dropout)
 
-        def add(name: str, x: Array, part: Callable[[Array], Array]) -> Array:
+        def add(name: str, x: Array, part: Callable[[Array], tuple[Array, Any]]) -> Any:
             norm = config.norm.copy(name=f"{name}_norm", dtype=dtype)
-            if config.norm_first:
-                x = x + dropout(part(norm(x)), train)
-            else:
-                x = norm(x + dropout(part(x), train))
-            return constrain(x, "batch", "length", "act_embed")
+            y, after = part(norm(x) if config.norm_first else x)
+            x = x + dropout(y, train)
+            if not config.norm_first:
+                x = norm(x)
+            return constrain(x, "batch", "length", "act_embed"), after
 
         attention = config.attention.copy(name="attention", dtype=dtype)
-        x = add("attention", x, lambda y: attention(y, mask, train, bias=bias))
+        own = None if cache is None else cache.own
+        x, own = add(
+            "attention",
+            x,
+            lambda y: attention(y, mask, train, bias=bias, cache=own, slot=slot),
+        )
+        kept = None if cache is None else cache.memory
         if config.cross_attention is not None:
             cross = config.cross_attention.copy(name="cross_attention", dtype=dtype)
-            x = add("cross_attention", x, lambda y: cross(y, memory_mask, train, memory=memory))
+            known = {"memory": memory, "cache": kept, "slot": None if memory is None else 0}
+            x, kept = add("cross_attention", x, lambda y: cross(y, memory_mask, train, **known))
         feed_forward = config.feed_forward.copy(name="feed_forward", dtype=dtype)
-        x = add("feed_forward", x, lambda y: feed_forward(y, train))
-        return x, None  # None: scan stacks nothing
+        x, _ = add("feed_forward", x, lambda y: (feed_forward(y, train), None))
+        return x, None if cache is None else LayerCache(own, kept)
 
 
 def _scanned(config: StackConfig) -> Any:

@@ -8,8 +8,9 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float, Int
 
+from mmjax.models.cache import Cache
 from mmjax.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
 
 
@@ -64,28 +65,23 @@ class TextToText(nn.Module):
         zero, one = self.config.answers[:2]
         same = next(k for k, (a, b) in enumerate(zip(zero, one, strict=False)) if a != b)
         target = self._moved(jnp.asarray([one[: same + 1]] * len(batch["text"]["ids"])))
-        logits = self._next(*self._memory(batch), target)
+        text = batch["text"]
+        seen = jnp.ones(target.shape, bool)
+        memory = self.model.encode(text["ids"], text["mask"])
+        hidden = self.model.decode(target, seen, memory, text["mask"])
+        logits = self.model.logits(hidden[:, -1:])[:, 0]
         return logits[:, one[same]] - logits[:, zero[same]]
 
-    def greedy(self, batch: Any) -> Bool[Array, "B C"]:
-        """Which answer is written when the best word is taken at each place, if any."""
-        table, mask = (jnp.asarray(x) for x in self.config.table)
-        memory = self._memory(batch)
-        written = jnp.full((len(batch["text"]["ids"]), 1), self.config.start, jnp.int32)
-        for _ in range(table.shape[1]):  # a few words: no cache is worth its trouble
-            word = jnp.argmax(self._next(*memory, written), axis=-1)
-            written = jnp.concatenate([written, word[:, None].astype(jnp.int32)], axis=1)
-        return ((written[:, None, 1:] == table) | ~mask).all(axis=-1)
+    def begin(self, batch: Any, *, branches: int, steps: int) -> tuple[Float[Array, "B V"], Cache]:
+        """Scores of every first word, and what `step` needs for so many more on each branch."""
+        text = batch["text"]
+        sizes = {"branches": branches, "steps": steps}
+        return self.model.begin(text["ids"], text["mask"], self.config.start, **sizes)
+
+    def step(self, cache: Cache, ids: Int[Array, "B K"]) -> tuple[Float[Array, "B K V"], Cache]:
+        """Scores of every word after one more on each branch."""
+        return self.model.step(cache, ids)
 
     def _moved(self, target: Array) -> Array:
         start = jnp.full((len(target), 1), self.config.start, target.dtype)
         return jnp.concatenate([start, target[:, :-1]], axis=1)
-
-    def _memory(self, batch: Any) -> tuple[Array, Array]:
-        text = batch["text"]
-        return self.model.encode(text["ids"], text["mask"]), text["mask"]
-
-    def _next(self, memory: Array, memory_mask: Array, target: Array) -> Array:
-        """[B, V], scores of the word after `target`."""
-        hidden = self.model.decode(target, jnp.ones(target.shape, bool), memory, memory_mask)
-        return self.model.logits(hidden[:, -1:])[:, 0]

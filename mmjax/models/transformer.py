@@ -12,6 +12,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from mmjax.models.attention import causal
+from mmjax.models.cache import Cache
 from mmjax.models.layers import Dropout, Projection, Table, round_up
 from mmjax.models.positions import LearnedPositions
 from mmjax.models.stack import Stack, StackConfig
@@ -71,9 +73,10 @@ class Transformer(Stack):
     undefined. `segments` says which of the config's segments a token belongs to (all 0 when None),
     `positions` where it stands in its text (0, 1, 2, ... when None; packed texts begin at 0 each;
     relative ones need none, since distances within a text are the same wherever it begins).
-    A decoder also sees `memory`, where `memory_mask` is True. With `train=True` dropout is on and
-    needs the rng "dropout". Raises ValueError when L is beyond the positions there are; a value
-    of `positions` that is gives NaN.
+    A decoder also sees `memory`, where `memory_mask` is True. Where `vector_at` is n > 0, the n-th
+    of the row's `vectors` (of images, say) stands instead of a word's. With `train=True` dropout is
+    on and needs the rng "dropout". Raises ValueError when L is beyond the positions there are; a
+    value of `positions` that is gives NaN.
 
     `shared_words` is a table that other modules use too, instead of one of its own.
     """
@@ -94,15 +97,99 @@ class Transformer(Stack):
         positions: Int[Array, "B L"] | None = None,
         memory: Float[Array, "B M D"] | None = None,
         memory_mask: Bool[Array, "B *L M"] | None = None,
+        vectors: Float[Array, "B N E"] | None = None,
+        vector_at: Int[Array, "B L"] | None = None,
         train: bool = False,
     ) -> Float[Array, "B L D"]:
         _check_input(self.config, ids, mask, segments, positions)
-        x = self.embeddings(ids, segments, positions, train)
+        x = self.embeddings(ids, segments, positions, train, vectors, vector_at)
         return self.run(x, mask, train, memory, memory_mask)
 
     def logits(self, x: Float[Array, "B L D"]) -> Float[Array, "B L V"]:
         """Scores of every word, float32: the vectors' dot products with the words' own."""
         return self.embeddings.word.logits(x)
+
+    def cross_entropy(
+        self, x: Float[Array, "B L D"], labels: Int[Array, "B L"], block: int
+    ) -> Float[Array, "B L"]:
+        """-log p(label) by these logits at each place, of which `block` per row exist at a time."""
+        return self.embeddings.word.cross_entropy(x, labels, block)
+
+    def begin(
+        self,
+        ids: Int[Array, "B L"],
+        mask: Bool[Array, "B L"],
+        segments: Int[Array, "B L"] | None = None,
+        *,
+        branches: int,
+        steps: int,
+        segment: Int[Array, " B"] | None = None,
+        memory: Float[Array, "B N D"] | None = None,
+        memory_mask: Bool[Array, "B N"] | None = None,
+        vectors: Float[Array, "B N E"] | None = None,
+        vector_at: Int[Array, "B L"] | None = None,
+    ) -> tuple[Float[Array, "B D"], Cache]:
+        """Reads prompts: the vector of each one's last token, and what `step` goes on from.
+
+        Padding may stand anywhere (in a model with relative positions: before the prompt). There
+        is room for `branches` x `steps` more tokens of each, all in the given `segment`. Raises
+        ValueError for a model that is not causal, and where the positions do not suffice.
+        """
+        config, (batch, length) = self.config, ids.shape
+        _check_input(config, ids, mask, segments, None)
+        if not config.attention.causal:
+            raise ValueError("a model that sees later tokens cannot write one after another")
+        if config.position is not None and length + steps > config.position.max_positions:
+            raise ValueError(
+                f"prompts of {length} tokens and {steps} more: the model has "
+                f"{config.position.max_positions} positions; clip the prompts, or write less"
+            )
+        count = mask.sum(axis=1)
+        positions = jnp.maximum(jnp.cumsum(mask, axis=1) - 1, 0)
+        weights = self.layer_weights()
+        # One at least: a program may hold a step that is never run.
+        slots = length + branches * max(steps, 1)
+        kept = self.empty_cache(batch, slots, None if memory is None else memory.shape[1])
+        x = self.embeddings(ids, segments, positions, False, vectors, vector_at)
+        bias = None if config.relative is None else self.relative_positions(length)
+        x, kept = self.run_cached(x, causal(mask), bias, kept, weights, 0, memory, memory_mask)
+        last = jnp.max(jnp.where(mask, jnp.arange(length), 0), axis=1)
+        x = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
+        visible = jnp.pad(mask, ((0, 0), (0, slots - length)))[:, None]
+        cache = Cache(
+            layers=kept,
+            weights=weights,
+            visible=jnp.broadcast_to(visible, (batch, branches, slots)),
+            memory_mask=memory_mask,
+            position=count,
+            slot=jnp.int32(length),
+            segment=segment,
+            prompt=length,
+        )
+        return x, cache
+
+    def step(self, cache: Cache, ids: Int[Array, "B K"]) -> tuple[Float[Array, "B K D"], Cache]:
+        """Reads one more token on each branch: its vector, and what the next step goes on from."""
+        cache = cache.before_step()
+        positions = jnp.broadcast_to(cache.position[:, None], ids.shape)
+        segments = None
+        if cache.segment is not None:
+            segments = jnp.broadcast_to(cache.segment[:, None], ids.shape)
+        x = self.embeddings(ids, segments, positions, False)
+        bias = None
+        if self.config.relative is not None:
+            distances = cache.distances()[None]
+            bias = self.relative_positions.at(distances, cache.prompt + cache.steps)
+        x, kept = self.run_cached(
+            x,
+            cache.visible,
+            bias,
+            cache.layers,
+            cache.weights,
+            cache.slot,
+            memory_mask=cache.memory_mask,
+        )
+        return x, cache.after_step(kept)
 
 
 class Embeddings(nn.Module):
@@ -131,9 +218,15 @@ class Embeddings(nn.Module):
         segments: Int[Array, "B L"] | None,
         positions: Int[Array, "B L"] | None,
         train: bool,
+        vectors: Float[Array, "B N E"] | None = None,
+        vector_at: Int[Array, "B L"] | None = None,
     ) -> Float[Array, "B L D"]:
         config = self.config
         x = constrain(self.word(ids), "batch", "length", "act_embed")  # [B, L, E]
+        if vectors is not None:
+            index = jnp.maximum(vector_at - 1, 0)[..., None]
+            instead = jnp.take_along_axis(vectors.astype(x.dtype), index, axis=1)
+            x = jnp.where(vector_at[..., None] > 0, instead, x)
         if config.position is not None:
             places = jnp.arange(ids.shape[1]) if positions is None else positions
             x = x + self.position(places, x.shape[-1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 from mmjax.pretrained.bert import ALBERT, BERT
 from mmjax.pretrained.clip import CLIP, CLIP_TEXT, CLIP_VISION
 from mmjax.pretrained.family import Family
-from mmjax.pretrained.gpt2 import GPT2
+from mmjax.pretrained.gpt2 import GPT, GPT2
 from mmjax.pretrained.t5 import MT5, T5
 from mmjax.pretrained.vit import VIT
 
@@ -13,6 +13,7 @@ FAMILIES: dict[str, tuple[Family, ...]] = {
     "bert": (BERT,),
     "albert": (ALBERT,),
     "gpt2": (GPT2,),
+    "openai-gpt": (GPT,),
     "t5": (T5,),
     "mt5": (MT5,),
     "vit": (VIT,),

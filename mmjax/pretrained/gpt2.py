@@ -1,4 +1,4 @@
-"""GPT-2's folders (`model_type` "gpt2"): config keys and tensor names."""
+"""GPT-2's and GPT's folders (`model_type` "gpt2", "openai-gpt"): config keys, tensor names."""
 
 from __future__ import annotations
 
@@ -48,17 +48,49 @@ def gpt2_config(config: dict[str, Any]) -> TransformerConfig:
     )
 
 
+def gpt_config(config: dict[str, Any]) -> TransformerConfig:
+    """The transformer that a GPT config.json describes; raises as `gpt2_config`."""
+    dropout = number(config, "resid_pdrop")
+    # What "gelu" means there is GPT-2's way to compute it.
+    refuse_unless(config, afn="gelu", tie_word_embeddings=True, embd_pdrop=dropout)
+    return presets.gpt(
+        layers=whole(config, "n_layer", MAX_LAYERS),
+        width=whole(config, "n_embd"),
+        heads=whole(config, "n_head"),
+        vocab_size=whole(config, "vocab_size"),
+        max_positions=whole(config, "n_positions"),
+        epsilon=number(config, "layer_norm_epsilon"),
+        dropout=dropout,
+        attention_dropout=number(config, "attn_pdrop"),
+    )
+
+
 def _describe(config: TransformerConfig) -> dict[str, Any]:
     return {
         "architectures": ["GPT2LMHeadModel"],
         "model_type": "gpt2",
+        "n_inner": config.feed_forward.width,
+        "activation_function": activation_name(config.feed_forward.activation),
+        **_sizes(config),
+    }
+
+
+def _describe_gpt(config: TransformerConfig) -> dict[str, Any]:
+    return {
+        "architectures": ["OpenAIGPTLMHeadModel"],
+        "model_type": "openai-gpt",
+        "afn": "gelu",
+        **_sizes(config),
+    }
+
+
+def _sizes(config: TransformerConfig) -> dict[str, Any]:
+    return {
         "n_layer": config.layers,
         "n_embd": config.width,
         "n_head": config.attention.heads,
-        "n_inner": config.feed_forward.width,
         "vocab_size": config.vocab_size,
         "n_positions": config.position.max_positions,
-        "activation_function": activation_name(config.feed_forward.activation),
         "layer_norm_epsilon": config.norm.epsilon,
         "resid_pdrop": config.dropout,
         "embd_pdrop": config.dropout,
@@ -75,6 +107,29 @@ def _canonical(name: str) -> str | None:
 
 
 def _entries(_: TransformerConfig) -> tuple[Entry, ...]:
+    return (
+        *_tables("transformer.wte", "transformer.wpe"),
+        *_layers(),
+        *norm("final_norm", "transformer.ln_f"),
+    )
+
+
+def _gpt_entries(_: TransformerConfig) -> tuple[Entry, ...]:
+    return (*_tables("transformer.tokens_embed", "transformer.positions_embed"), *_layers())
+
+
+def _tables(words: str, positions: str) -> tuple[Entry, ...]:
+    return (
+        Entry("embeddings/word/embedding", f"{words}.weight", "vocab embed -> vocab embed"),
+        Entry(
+            "embeddings/position/table/embedding",
+            f"{positions}.weight",
+            "position embed -> position embed",
+        ),
+    )
+
+
+def _layers() -> tuple[Entry, ...]:
     layer = "transformer.h.{layer}"
     joined = [
         Entry(f"layers/attention/{part}/{leaf}", f"{layer}.attn.c_attn.{theirs}", axes,
@@ -86,12 +141,6 @@ def _entries(_: TransformerConfig) -> tuple[Entry, ...]:
         )
     ]  # fmt: skip
     return (
-        Entry("embeddings/word/embedding", "transformer.wte.weight", "vocab embed -> vocab embed"),
-        Entry(
-            "embeddings/position/table/embedding",
-            "transformer.wpe.weight",
-            "position embed -> position embed",
-        ),
         *norm("layers/attention_norm", f"{layer}.ln_1"),
         *joined,
         # Their kernels are ours: inputs before outputs.
@@ -111,8 +160,8 @@ def _entries(_: TransformerConfig) -> tuple[Entry, ...]:
             "mlp embed -> mlp embed",
             "embed -> embed",
         ),
-        *norm("final_norm", "transformer.ln_f"),
     )
 
 
 GPT2 = Family(TransformerConfig, gpt2_config, _describe, _entries, _canonical)
+GPT = Family(TransformerConfig, gpt_config, _describe_gpt, _gpt_entries, _canonical)

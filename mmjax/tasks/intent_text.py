@@ -9,6 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mmjax.decoding.generate import generate
+from mmjax.decoding.generator import generator
+from mmjax.decoding.options import DecodingOptions
 from mmjax.errors import UserError
 from mmjax.evaluators import TurnEvaluator
 from mmjax.losses.cross_entropy import cross_entropy
@@ -82,8 +85,16 @@ class TextToTextIntentTask(IntentTask):
         def share(variables: Any, batch: Any) -> jax.Array:
             return module.apply(variables, batch, method=TextToText.log_odds)[:, None]
 
+        table, mask = (jnp.asarray(x) for x in module.config.table)
+        options = DecodingOptions(max_new_tokens=table.shape[1])
+        tokens = self._examples.tokenizer
+
         def written(variables: Any, batch: Any) -> jax.Array:
-            return module.apply(variables, batch, method=TextToText.greedy)[:, 1:2]
+            first = jnp.full((len(batch["text"]["ids"]), 1), module.config.start, jnp.int32)
+            model = generator(module, variables, batch, first, jnp.ones(first.shape, bool))
+            ends = {"eos_id": tokens.eos_id, "pad_id": tokens.pad_id}
+            ids = generate(model, options, **ends).ids[:, 0]  # [B, K]
+            return ((ids == table[1]) | ~mask[1]).all(axis=-1, keepdims=True)
 
         return {"share": Predictor(share, ("text",)), "written": Predictor(written, ("text",))}
 

@@ -239,6 +239,34 @@ def test_what_pytorch_trains_has_the_presets_size_and_dropout():
         assert rates == {0.1} == {network.dropout}
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_transformers_writes_the_same_answers_as_mmjax(beams, tmp_path, monkeypatch):
+    from benchmarks import generation
+    from mmjax.models.presets import gpt2
+
+    small = gpt2(layers=1, width=32, heads=2, vocab_size=97, max_positions=16)
+    monkeypatch.setitem(generation.CAUSAL_PRESETS, "gpt2-tiny", small)
+    generation.save_random("gpt2-tiny", tmp_path)
+    sizes = {"batch": 2, "prompt": 5, "new": 4, "beams": beams}
+    found = generation.by_mmjax(tmp_path, **sizes)()
+    assert found.shape == (2, 4)
+    np.testing.assert_array_equal(found, generation.by_transformers(tmp_path, **sizes)())
+
+
+@pytest.mark.slow
+def test_writing_is_compared_with_transformers(tmp_path):
+    from benchmarks import generation
+
+    out = tmp_path / "generation.json"
+    small = ["--presets=gpt2-tiny", "--batch_sizes=1,2", "--beams=1,2", "--prompt=4", "--new=3"]
+    generation.main([*small, "--rounds=1", f"--out={out}"])
+    found = check(out, rounds=1)
+    assert [case["amount"] for case in found["cases"]] == [3, 3, 6, 6]
+    for wrong in ("--presets=gpt", "--beams=0"):
+        with pytest.raises(UserError):
+            generation.main([wrong])
+
+
 @pytest.mark.slow
 def test_scan_is_compared_with_pytorchs_loop_over_texts(tmp_path):
     from benchmarks import scan

@@ -20,6 +20,7 @@ ALLOWED = {
     "parallel": {"config", "errors"},
     "losses": {"parallel"},
     "models": {"parallel", "errors"},
+    "decoding": {"errors"},
     "optim": {"config", "errors"},
     "data": {"config", "errors", "parallel", "storage"},
     "curation": {"data", "errors"},
@@ -32,7 +33,7 @@ ALLOWED = {
     "answers": {"errors"},
     "rating": {"answers", "errors", "metrics", "observe"},
     "tasks": {
-        *("config", "data", "errors", "evaluators", "observe"),
+        *("config", "data", "decoding", "errors", "evaluators", "observe"),
         *("losses", "metrics", "models", "parallel", "pretrained"),
     },
     "train_state": {"errors", "optim", "parallel"},

@@ -21,10 +21,14 @@ TEXTS = {
     "albert-large": 16_634_368,
 }
 CAUSAL = {
+    # Not published: counted by hand.
+    "gpt2-tiny": 6_960_768,
+    "gpt2-6x512": 45_171_200,
     "gpt2-small": 124_439_808,
     "gpt2-medium": 354_823_168,
     "gpt2-large": 774_030_080,
     "gpt2-xl": 1_557_611_200,
+    "gpt": 116_534_784,
 }
 ENCODER_DECODERS = {
     "t5-small": 60_506_624,

@@ -1,0 +1,169 @@
+"""The multimodal decoder: a GPT that reads a dialogue with its images and writes what comes next.
+
+An image is one or more vectors that stand where it occurred, among the words' (JDDC 2.1, 4.1).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jaxtyping import Array, Bool, Float, Int
+
+from mmjax.models.cache import Cache
+from mmjax.models.image_tower import ImageTowerConfig
+from mmjax.models.layers import Projection
+from mmjax.models.pixels import mirror, normalize
+from mmjax.models.transformer import Transformer, TransformerConfig
+from mmjax.parallel.rules import constrain
+
+
+@dataclasses.dataclass(frozen=True)
+class DecoderConfig:
+    """Attributes:
+    text: the causal transformer; its `segments`, or its words as such, are the speakers.
+    image: network of the pixels; None: there are none.
+    image_features: width of features that a batch holds instead of pixels; None: it holds none.
+    image_vectors: "pooled": one for each image, the mean over the network's last map; "grid": one
+      for each place of that map, row by row. Of features, a batch says how many there are.
+    loss_block: places of each row whose logits exist at a time.
+    """
+
+    text: TransformerConfig
+    image: ImageTowerConfig | None = None
+    image_features: int | None = None
+    image_vectors: Literal["pooled", "grid"] = "pooled"
+    loss_block: int = 32
+
+    def __post_init__(self):
+        if not self.text.attention.causal:
+            raise ValueError("a decoder needs a causal attention")
+        if self.image is not None and self.image_features is not None:
+            raise ValueError("images come as pixels or as features, not as both")
+        if self.loss_block < 1:
+            raise ValueError(f"loss_block={self.loss_block} must be at least 1")
+        if self.image_vectors not in ("pooled", "grid"):
+            raise ValueError(f'image_vectors={self.image_vectors!r} is neither "pooled" nor "grid"')
+
+    @property
+    def sees_images(self) -> bool:
+        return self.image is not None or self.image_features is not None
+
+
+class Decoder(nn.Module):
+    """What comes after each token of dialogues, several of which may share a row.
+
+    A batch holds, each as {"ids": int [B, L], "mask": bool [B, L]},
+
+    * "text": the tokens; what stands at an image is not looked at;
+    * "speaker", of each token, where the transformer has segments and speakers are to be told;
+    * "dialogue", where rows hold several dialogues: their number, rising along the row. A token
+      sees its own dialogue alone, and its position there counts.
+    * "image_at", where the model sees images: n at the n-th vector of the row's images (from 1,
+      an image's own one after another), 0 at words;
+
+    and for the I images of a row (fewer where "has_image" bool [B, I] is False) either "image"
+    uint8 [B, I, S, S, 3], in training with "mirror" bool [B, I], or "image_features" float
+    [B, I, G, F], of which each becomes G vectors. To write answers it also holds, where it has
+    "speaker", the one of what is written, "reply_speaker" int [B].
+    """
+
+    config: DecoderConfig
+
+    def setup(self):
+        config = self.config
+        self.text = Transformer(config.text)
+        if config.image is not None:
+            self.image_tower = config.image.module()
+        if config.sees_images:
+            text = config.text
+            width, dtype = text.embedding_width or text.width, jnp.dtype(text.dtype)
+            self.image_projection = Projection((width,), ("joint",), ("embed",), dtype)
+
+    def __call__(self, batch: Any, *, train: bool) -> dict[str, Float[Array, "B L"]]:
+        """Output "losses": -log p of the token after each, float32; at the last one of anything."""
+        labels = jnp.pad(batch["text"]["ids"][:, 1:], ((0, 0), (0, 1)))
+        hidden = self.hidden(batch, train=train)
+        return {"losses": self.text.cross_entropy(hidden, labels, self.config.loss_block)}
+
+    def hidden(self, batch: Any, *, train: bool = False) -> Float[Array, "B L D"]:
+        """The vector of each token."""
+        text, mask = batch["text"], batch["text"]["mask"]
+        positions = None
+        if "dialogue" in batch:
+            number = batch["dialogue"]["ids"]
+            mask, positions = packed_mask(number, mask), packed_positions(number)
+        return self.text(
+            text["ids"],
+            mask,
+            _speakers(batch),
+            positions=positions,
+            train=train,
+            **self._images(batch, train),
+        )
+
+    def begin(self, batch: Any, *, branches: int, steps: int) -> tuple[Float[Array, "B V"], Cache]:
+        """Logits of the token after each row, which holds one dialogue and padding anywhere, and
+        what `step` needs for so many more on each branch."""
+        text = batch["text"]
+        hidden, cache = self.text.begin(
+            text["ids"],
+            text["mask"],
+            _speakers(batch),
+            branches=branches,
+            steps=steps,
+            segment=batch["reply_speaker"] if "speaker" in batch else None,
+            **self._images(batch, False),
+        )
+        return self.text.logits(hidden[:, None])[:, 0], cache
+
+    def step(self, cache: Cache, ids: Int[Array, "B K"]) -> tuple[Float[Array, "B K V"], Cache]:
+        """Logits of every token after one more on each branch."""
+        hidden, cache = self.text.step(cache, ids)
+        return self.text.logits(hidden), cache
+
+    def _images(self, batch: Any, train: bool) -> dict[str, Array]:
+        """The vectors of each row's images, and where they stand."""
+        config = self.config
+        if not config.sees_images:
+            return {}
+        present = batch["has_image"]  # [B, I]
+        B, images = present.shape
+        if config.image is None:
+            # Zero and not only unseen: what stands there may be NaN.
+            x = jnp.where(present[..., None, None], batch["image_features"], 0)  # [B, I, G, F]
+        else:
+            pixels = constrain(_rows(batch["image"]), "batch", None, None, None)
+            if train:
+                pixels = mirror(pixels, _rows(batch["mirror"]))
+            pixels = normalize(pixels, config.image.dtype)
+            see = self.image_tower if config.image_vectors == "pooled" else self.image_tower.grid
+            x = see(pixels, train, _rows(present))
+            x = x.reshape(B, images, -1, x.shape[-1])  # [B, I, G, F]
+        x = self.image_projection(x)
+        at = batch["image_at"]["ids"]
+        return {"vectors": x.reshape(B, -1, x.shape[-1]), "vector_at": at}
+
+
+def packed_mask(dialogue: Int[Array, "B L"], mask: Bool[Array, "B L"]) -> Bool[Array, "B L L"]:
+    """Which tokens (last axis) each token may see of its dialogue; later ones too."""
+    return (dialogue[:, :, None] == dialogue[:, None, :]) & mask[:, None, :]
+
+
+def packed_positions(dialogue: Int[Array, "B L"]) -> Int[Array, "B L"]:
+    """Where each token stands in its dialogue, from 0."""
+    place = jnp.arange(dialogue.shape[1])
+    first = jnp.pad(dialogue[:, 1:] != dialogue[:, :-1], ((0, 0), (1, 0)), constant_values=True)
+    return place - jax.lax.cummax(jnp.where(first, place, 0), axis=1)
+
+
+def _speakers(batch: Any) -> Array | None:
+    return batch["speaker"]["ids"] if "speaker" in batch else None
+
+
+def _rows(x: Array) -> Array:
+    """[B, I, ...] -> [B I, ...]"""
+    return x.reshape(-1, *x.shape[2:])
