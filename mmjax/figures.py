@@ -23,12 +23,14 @@ class Figures:
     chief: heading of the one that rows are sorted and compared by.
     per_example: names of the columns, beside "ids", of the figures per example -> kinds.
     parts: from these columns, what the chief figure is computed from.
+    bounded: headings of those that stand with their interval, beside the chief one's column.
     """
 
     columns: Mapping[str, str]
     chief: str
     per_example: Mapping[str, type | tuple[type, ...]]
     parts: Callable[[Mapping[str, Sequence[Any]]], Parts]
+    bounded: tuple[str, ...] = ()
 
     @property
     def chief_metric(self) -> str:
@@ -69,5 +71,6 @@ FIGURES: dict[str, Figures] = {
         chief="F1",
         per_example={"label": int, "probability": (int, float), "dialogue": int},
         parts=_f1_of_argmax,
+        bounded=("F1 at dev's threshold",),
     ),
 }

@@ -266,10 +266,13 @@ def _published_row(row: PublishedRow, figures: Figures) -> Row:
 
 def _measured_row(r: Result, figures: Figures, table: PublishedTable, mark: str) -> Row:
     chief, split = figures.chief_metric, table.split
-    shown = [f"{r.metrics[split][name]:.1f}" for name in figures.columns.values()]
-    dev = ""
-    if chief in r.metrics.get("dev", {}):
-        dev = f"{r.metrics['dev'][chief]:.1f} {_interval(r, chief, 'dev')}".strip()
+    shown = [
+        _with_interval(r, name, split)
+        if heading in figures.bounded
+        else f"{r.metrics[split][name]:.1f}"
+        for heading, name in figures.columns.items()
+    ]
+    dev = _with_interval(r, chief, "dev") if chief in r.metrics.get("dev", {}) else ""
     machine = r.device["machine"]
     if r.device["processes"] > 1:
         machine += f" x {r.device['processes']}"
@@ -321,6 +324,10 @@ def _chance(r: Result) -> str:
         f"{r.label}: R@10 of {test['observed']:.1f} against {test['chance']:.1f} by chance, "
         f"p = {test['p_value']:.4f} (permutation test over photos)."
     )
+
+
+def _with_interval(r: Result, metric: str, split: str) -> str:
+    return f"{r.metrics[split][metric]:.1f} {_interval(r, metric, split)}".strip()
 
 
 def _interval(r: Result, metric: str, split: str) -> str:

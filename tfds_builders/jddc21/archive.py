@@ -5,7 +5,6 @@ The corpus is given to applicants; what is expected of its folder is in README.m
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +12,8 @@ from typing import Any
 from etils import epath
 
 from mmjax.data.schema import SPLITS
-from mmjax.errors import UserError
 from tfds_builders.dialogue_folder import jsonl
+from tfds_builders.local_folder import named_folder
 
 ORIGINAL = "https://github.com/hrlinlp/jddc2.1 (an application form)"
 SESSIONS = {split: f"sessions/{split}.jsonl" for split in SPLITS}
@@ -40,20 +39,8 @@ Files = Mapping[str, tuple[epath.Path, str]]  # name of USES -> path, SHA-256
 
 def folder_of(manual_dir: Any) -> Path:
     """The archive's folder. Raises UserError where none is named, or it is none."""
-    if not manual_dir:
-        raise UserError(
-            f"jddc21 needs the folder of the unpacked corpus ({ORIGINAL}): name it with "
-            "--config.data.manual_dir=DIR; tfds_builders/jddc21/README.md says what is in it."
-        )
-    if "://" in os.fspath(manual_dir):
-        raise UserError(
-            f"{manual_dir} is not on this machine; copy it, prepare it here with "
-            "--config.data.data_dir=DIR, and use the prepared data elsewhere."
-        )
-    folder = Path(manual_dir)
-    if not folder.is_dir():
-        raise UserError(f"{folder} is not a folder; name the unpacked corpus with manual_dir.")
-    return folder
+    what = f"the unpacked corpus ({ORIGINAL}; see tfds_builders/jddc21/README.md)"
+    return named_folder(manual_dir, "jddc21", what)
 
 
 def files_of(folder: Path) -> Files:

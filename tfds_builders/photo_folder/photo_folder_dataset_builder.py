@@ -6,7 +6,6 @@ when a photo is edited. The photos, which are prepared apart, are named by their
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,6 +19,7 @@ from tfds_builders.base import DialogueBuilder, digest_of
 from tfds_builders.checks import BadRecordError
 from tfds_builders.dialogue_folder import jsonl
 from tfds_builders.file_digests import file_digests
+from tfds_builders.local_folder import named_folder
 from tfds_builders.origin import Origin, PhotoOrigin
 from tfds_builders.photo_folder import tables
 from tfds_builders.photo_folder.files import TABLE, PhotoFiles
@@ -44,7 +44,7 @@ class Builder(DialogueBuilder):
 
     @classmethod
     def find(cls, config: str, manual_dir: Any) -> Origin:
-        folder = _folder(manual_dir)
+        folder = named_folder(manual_dir, "photo_folder", "your photos")
         found, files = _tables(folder), PhotoFiles(folder)
         parts = {f"table {split}": digest for split, (_, digest) in found.items()}
         parts |= {"config": config, "names": files.names_digest()}
@@ -73,7 +73,7 @@ class Builder(DialogueBuilder):
 
 def photo_origin(manual_dir: Any) -> PhotoOrigin:
     """The photos that the tables name, whatever the splits."""
-    folder = _folder(manual_dir)
+    folder = named_folder(manual_dir, "photo_folder", "your photos")
     found, files = _tables(folder), PhotoFiles(folder)
     digests = file_digests({name: files.path(name) for name in files.digested})
     parts = {f"table {split}": digest for split, (_, digest) in found.items()}
@@ -84,26 +84,6 @@ def photo_origin(manual_dir: Any) -> PhotoOrigin:
         return tables.read_photos(found, files, digests)
 
     return PhotoOrigin("files", digest_of(parts), read)
-
-
-def _folder(manual_dir: Any) -> Path:
-    if not manual_dir:
-        raise UserError(
-            "photo_folder needs the folder with your photos: name it with "
-            "--config.data.manual_dir=DIR."
-        )
-    if "://" in os.fspath(manual_dir):
-        raise UserError(
-            f"{manual_dir} is not on this machine; copy the photos, prepare them here with "
-            "--config.data.data_dir=DIR, and use the prepared data elsewhere."
-        )
-    folder = Path(manual_dir)
-    if not folder.is_dir():
-        raise UserError(
-            f"{folder} is not a folder; name the one with your photos with "
-            "--config.data.manual_dir=DIR."
-        )
-    return folder
 
 
 def _tables(folder: Path) -> dict[str, tuple[epath.Path, str]]:

@@ -9,7 +9,6 @@ reads more than the label list has the answer. Only the label list leaves `_labe
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,7 @@ from tfds_builders.checks import (
     read_bytes,
     typed,
 )
+from tfds_builders.local_folder import default_folder
 
 ORIGINAL = "https://github.com/google-research/google-research/tree/master/multimodalchat/photochat"
 ADDRESS = (
@@ -72,9 +72,7 @@ def local_folder(manual_dir: Any) -> epath.Path | None:
 
 def default_folders() -> list[epath.Path]:
     """Where the release is looked for when the user names no folder."""
-    if "MMJAX_DATA_DIR" in os.environ:
-        return [epath.Path(os.environ["MMJAX_DATA_DIR"]) / "photochat"]
-    return [epath.Path(Path(__file__).resolve().parents[3]) / "shared" / "data" / "photochat"]
+    return [default_folder("photochat")]
 
 
 def checksums(folder: epath.Path) -> dict[str, str]:

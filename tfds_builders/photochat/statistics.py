@@ -10,17 +10,15 @@ list keeps the misspelt "Refridgerator" that the paper's counts imply.
 
 from __future__ import annotations
 
-import argparse
 import functools
 import itertools
 import sys
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from mmjax.curation.whitelist import load_whitelist
-from mmjax.data.schema import SPLITS, Dialogue, Turn
-from mmjax.data.sources import open_dataset
-from mmjax.errors import UserError
+from mmjax.data.schema import Dialogue, Turn
+from tfds_builders.statistics_table import print_statistics
 
 
 @dataclass(frozen=True)
@@ -70,32 +68,6 @@ def statistics(source: Iterable[Dialogue]) -> Statistics:
     return Statistics(**{**total, "unique_images": len(images), "label_sets": len(label_sets)})
 
 
-def main() -> None:
-    """Prints a table with one column per split."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--dataset", default="photochat")
-    parser.add_argument("--data_dir", default="data", help="where prepared datasets are kept")
-    parser.add_argument("--manual_dir", default=None, help="the folder with the original files")
-    args = parser.parse_args()
-    try:
-        columns = [
-            asdict(
-                statistics(
-                    open_dataset(
-                        args.dataset, split, data_dir=args.data_dir, manual_dir=args.manual_dir
-                    )
-                )
-            )
-            for split in SPLITS
-        ]
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-    print(f"{'':18}" + "".join(f"{split:>10}" for split in SPLITS))
-    for name in Statistics.__dataclass_fields__:
-        print(f"{name:18}" + "".join(f"{column[name]:>10,}" for column in columns))
-
-
 def _said(turns: Iterable[Turn]) -> list[Turn]:
     return [turn for turn in turns if turn.text or not turn.photos]
 
@@ -110,4 +82,11 @@ def _first_share(dialogue: Dialogue) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(
+        print_statistics(
+            "tfds_builders.photochat.statistics",
+            "Counts of a dialogue source, in the paper's units.",
+            statistics,
+            dataset="photochat",
+        )
+    )
