@@ -48,18 +48,17 @@ def _f1_of_argmax(rows: Mapping[str, Sequence[Any]]) -> Parts:
     return values, weights, np.asarray(rows["dialogue"])
 
 
+_RECALLS = Figures(
+    columns={"R@1": "recall@1", "R@5": "recall@5", "R@10": "recall@10", "sum": "recall_sum"},
+    chief="sum",
+    per_example={"greater": int, "equal": int, "equal_after": int},
+    parts=_recall_sums,
+)
+
+# Tasks with the same figures stand in the same tables.
 FIGURES: dict[str, Figures] = {
-    "retrieval": Figures(
-        columns={
-            "R@1": "recall@1",
-            "R@5": "recall@5",
-            "R@10": "recall@10",
-            "sum": "recall_sum",
-        },
-        chief="sum",
-        per_example={"greater": int, "equal": int, "equal_after": int},
-        parts=_recall_sums,
-    ),
+    "retrieval": _RECALLS,
+    "rerank": _RECALLS,
     "intent": Figures(
         columns={
             "P": "precision",

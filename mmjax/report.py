@@ -40,6 +40,7 @@ _SEEN = {
     "regions": "regions",
     "boxes": "pixels in boxes",
 }
+_ASKED = {"both": "both speakers ask", "marked": "both speakers ask, marked"}
 
 
 def run(argv: Sequence[str] | None = None) -> int:
@@ -88,7 +89,7 @@ def make_report(table: PublishedTable, results: Sequence[Result]) -> Report:
     since a row cannot be placed without it. Raises UserError where no result belongs to the table.
     """
     figures, split = FIGURES[table.task], table.split
-    results = [r for r in results if r.task == table.task]
+    results = [r for r in results if _belongs(r, table)]
     if not results:
         raise UserError(
             f"No result for table {table.name}: it needs a run of the task {table.task!r} "
@@ -124,7 +125,7 @@ def make_report(table: PublishedTable, results: Sequence[Result]) -> Report:
         notes.append(f"Without figures on {split}, left out: {', '.join(left_out)}.")
     columns = (
         *("model", "measured on", *figures.columns),
-        *(f"95 % of {figures.chief}", f"dev {figures.chief}", "looks at test", "training"),
+        *_own_columns(figures, split),
     )
     return Report(table.title, columns, [s for s in sections if s.rows], notes)
 
@@ -148,7 +149,7 @@ def not_measured(table: PublishedTable, results: Sequence[Result]) -> list[Publi
     measured = [
         r
         for r in results
-        if r.task == table.task and r.dataset["name"] == table.dataset and table.split in r.metrics
+        if _belongs(r, table) and r.dataset["name"] == table.dataset and table.split in r.metrics
     ]
     return [row for row in table.rows if not any(row.is_run_of(r.config) for r in measured)]
 
@@ -175,6 +176,10 @@ def update_document(path: str, table: str, text: str) -> None:
     updated = re.sub(pattern, lambda _: block, document, flags=re.DOTALL)
     if updated != document:
         storage.write_text(path, updated)
+
+
+def _belongs(r: Result, table: PublishedTable) -> bool:
+    return FIGURES.get(r.task) is FIGURES[table.task]
 
 
 def _check_figures(r: Result, figures: Figures, split: str) -> None:
@@ -251,17 +256,24 @@ def _paired(
         same = [r for r in own if r.path in alone and row.is_run_of(r.config)]
         for r in same:
             del alone[r.path]
-        rows = [_published_row(row, figures), *(measured[r.path] for r in same)]
+        rows = [_published_row(row, figures, table.split), *(measured[r.path] for r in same)]
         groups.append((row.figures[chief], rows))
     groups += [(r.metrics[table.split][chief], [measured[r.path]]) for r in alone.values()]
     groups.sort(key=lambda x: -x[0])  # stable: a published figure stands before an equal one
     return [row for _, rows in groups for row in rows]
 
 
-def _published_row(row: PublishedRow, figures: Figures) -> Row:
+def _own_columns(figures: Figures, split: str) -> list[str]:
+    """Headings of what only a measured row tells."""
+    dev = [] if split == "dev" else [f"dev {figures.chief}"]
+    return [f"95 % of {figures.chief}", *dev, "looks at test", "training"]
+
+
+def _published_row(row: PublishedRow, figures: Figures, split: str) -> Row:
     values = [row.figures.get(name) for name in figures.columns.values()]
     shown = ["" if value is None else f"{value:.1f}" for value in values]
-    return Row(Kind.PUBLISHED, [row.label, "published", *shown, "", "", "", ""])
+    own = ["" for _ in _own_columns(figures, split)]
+    return Row(Kind.PUBLISHED, [row.label, "published", *shown, *own])
 
 
 def _measured_row(r: Result, figures: Figures, table: PublishedTable, mark: str) -> Row:
@@ -281,7 +293,7 @@ def _measured_row(r: Result, figures: Figures, table: PublishedTable, mark: str)
         _measured_on(r, table),
         *shown,
         _interval(r, chief, split) or "–",
-        dev,
+        *([] if split == "dev" else [dev]),
         str(r.test_looks),
         f"{_duration(r.wall_seconds)} on {machine}",
     ]
@@ -290,19 +302,22 @@ def _measured_row(r: Result, figures: Figures, table: PublishedTable, mark: str)
 
 
 def _measured_on(r: Result, table: PublishedTable) -> str:
-    """Which data, how many queries, and what of a photo was seen: "real PhotoChat test (1,000)"."""
+    """Which data, how many queries, what of a photo was seen: "real PhotoChat test (1,000)", and
+    whose turns were the query where they were not the sharer's alone."""
     name, size = r.dataset["name"], r.dataset["sizes"].get(table.split)
     folder = PurePath(_key(r.config, "data", "manual_dir") or "").name
     text = _KNOWN.get(name, f"{name} {folder}".strip())
     if name != table.dataset:
         text = f"{STAND_IN} stand-in: {text}"
     text += f" {table.split}" + (f" ({size:,})" if size else "")
-    if table.task == "retrieval":
+    if "recall_sum" in FIGURES[table.task].columns.values():
         # Results from before there were pixels do not say that labels were all there was.
         seen = _key(r.config, "task", "candidate") or "labels"
         text += f", {_SEEN.get(seen, seen)}"
         pixels = _key(r.config, "data", "pixels") or "real"
         text += f", {pixels}" if pixels != "real" and seen != "labels" else ""
+        asked = _ASKED.get(_key(r.config, "task", "query"))
+        text += f", {asked}" if asked else ""
     return text
 
 

@@ -249,6 +249,26 @@ def test_a_run_that_never_looked_at_test_is_named_and_left_out(tmp_path, ranks):
     assert "still_choosing" in made.notes[-1]
 
 
+def test_choices_on_dev_have_a_table_that_looks_at_dev_alone(tmp_path, ranks):
+    ours = write_result(tmp_path / "a", "Ours", ranks, splits=("dev",))
+    marked = {"task": {"candidate": "labels", "query": "marked"}}
+    write_result(tmp_path / "b", "Marked", ranks // 2, splits=("dev",), config=marked)
+    results = read_results([str(tmp_path)])
+    made = report.make_report(load_table("photochat_study"), results)
+    assert [row[0].split(" ")[0] for row in made.rows] == ["Marked", "Ours"]
+    assert all(len(row) == len(made.columns) for row in made.rows)
+    assert "dev sum" not in made.columns
+    assert cells(made, "Ours")["sum"] == f"{ours['recall_sum']:.1f}"
+    assert cells(made, "Marked")["measured on"].endswith("both speakers ask, marked")
+
+
+def test_a_reranker_stands_beside_the_retrievers(tmp_path, ranks):
+    write_result(tmp_path / "a", "Retriever", ranks)
+    write_result(tmp_path / "b", "Reranker", ranks // 2, task="rerank")
+    made = table(tmp_path)
+    assert {"Retriever", "Reranker"} <= {row[0].split(f" {report.WINNER}")[0] for row in made.rows}
+
+
 def spoil(folder, **changes):
     path = folder / "result.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
