@@ -317,7 +317,8 @@ def _measured_on(r: Result, table: PublishedTable) -> str:
         pixels = _key(r.config, "data", "pixels") or "real"
         text += f", {pixels}" if pixels != "real" and seen != "labels" else ""
         asked = _ASKED.get(_key(r.config, "task", "query"))
-        text += f", {asked}" if asked else ""
+        if asked and name.startswith("photochat/"):  # captions have no speakers
+            text += f", {asked}"
     return text
 
 
