@@ -22,7 +22,8 @@ from mmjax.programs import check_options, make_training, run_schedule
 from mmjax.steps import make_predict_steps
 
 _UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
-_REFUSED = re.compile(r"Used ([\d.]+)([KMGT]) of ([\d.]+)([KMGT]) hbm")
+# libtpu's two ways to say how much memory a program needs, arguments and all.
+_REFUSED = re.compile(r"(?:Used |HLO temporaries \()([\d.]+)([KMGT])(?: of |\) exceeds )")
 
 
 @dataclasses.dataclass(frozen=True)
