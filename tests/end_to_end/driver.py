@@ -9,6 +9,7 @@ is decided from outside, by Python's audit events (file operations) and by wrapp
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import json
 import os
@@ -20,6 +21,8 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
+
+_until_the_end = contextlib.ExitStack()  # of a run's process: what is collected is undone
 
 
 class Driver:
@@ -151,7 +154,8 @@ def _seal(
         module, _, name = pretend[0].partition(":")
         setattr(importlib.import_module(module), name, pretend[1])
     if store:
-        importlib.import_module("tests.object_store").installed(Path(store)).__enter__()
+        stores = importlib.import_module("tests.object_store")
+        _until_the_end.enter_context(stores.installed(Path(store)))
     if settle:
         _settle_saves()
     if call:
