@@ -72,7 +72,9 @@ def test_the_page_shows_what_the_golden_file_has_and_no_more():
     assert set(golden) <= set(compiled.ALL)
     table = "\n".join(compiled.summary(golden))
     page = (compiled.GOLDEN.parent / "README.md").read_text()
-    assert f"<!-- report:compiled -->\n{table}\n<!--" in page, "python -m benchmarks.compiled -h"
+    assert f"<!-- report:compiled -->\n{table}\n<!--" in page, (
+        "python -m benchmarks.compiled --update=benchmarks/README.md"
+    )
 
 
 def test_every_config_fits_the_slice_that_it_names():
