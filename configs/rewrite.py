@@ -4,7 +4,9 @@
     configs/rewrite.py:dataset=utterance_rewrite,size=tiny  smaller, or larger
     configs/rewrite.py:weights=FOLDER                       from GPT-2's or CDial-GPT's weights
     configs/rewrite.py:images=resnet-18,image_weights=DIR   with the photos where they occurred
+    configs/rewrite.py:copies=false                         writes every word anew
 
+Rewrites copy nearly all that they say, so that a pointer-generator finds words in the dialogue.
 `init_from=run://DIR` starts from the weights of another run, such as one of configs/respond.py. A
 single key is changed with --config.SECTION.KEY=VALUE.
 """
@@ -29,7 +31,7 @@ def get_config(variant: str = "") -> ConfigDict:
     Args:
       variant: `model`: one of MODELS; `size`: one of SIZES; `weights`, `image_weights`: folders or
         hub ids to start from, of the size's network; `images`: network of the photos; `dataset`: a
-        builder; `init_from`: a run.
+        builder; `copies`: whether words may be copied from the dialogue; `init_from`: a run.
     """
     arg = parse_variant(
         variant,
@@ -39,12 +41,14 @@ def get_config(variant: str = "") -> ConfigDict:
         images="",
         image_weights="",
         dataset="jddc21/annotated",
+        copies=True,
         init_from="",
     )
     check_choices(arg, model=MODELS, size=SIZES)
     arg.demo = False
     preset, rate = SIZES[arg.size]
     seen = f", {arg.images}" if arg.images else ""
+    seen += ", copying" if arg.copies else ""
     return new_config(
         label=f"GPT ({arg.size}{'' if arg.weights else ', from scratch'}{seen})",
         system="network",
@@ -61,6 +65,7 @@ def get_config(variant: str = "") -> ConfigDict:
             weights=arg.weights or None,
             image=arg.images or None,
             image_weights=arg.image_weights or None,
+            copies=arg.copies,
             remat="full" if arg.size in ("large", "xl") else "none",
         ),
         **training(arg, FINE_TUNED if arg.weights else rate, epochs=10.0),

@@ -22,11 +22,11 @@ OWN_KEY = "mmjax"  # of config.json: what is to be known beside the network
 def generation_folders(
     config: DecoderConfig, params: Mapping[str, Any], rows: GenerationRows, goal: str
 ) -> list[ModelFolder]:
-    """The decoder of texts. Raises UserError for one that sees images."""
-    if config.sees_images:
+    """The decoder of texts. Raises UserError for one that sees images, or copies."""
+    if config.sees_images or config.copies:
+        what = "sees images" if config.sees_images else "copies what it reads"
         raise UserError(
-            "a decoder that sees images has no form in Hugging Face's format: export one that "
-            "reads texts alone."
+            f"a decoder that {what} has no form in Hugging Face's format: export one that does not."
         )
     described, tensors = transformer_content(config.text, params["text"])
     tokenizer, marks, options = with_marks(rows), rows.marks, rows.options

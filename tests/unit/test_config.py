@@ -52,6 +52,13 @@ VARIANTS = {
         "candidates=run://somewhere,demo",
         "candidates=run://somewhere,text=minilm,weights=some/folder,query=marked",
     ],
+    "respond": [
+        "",
+        "demo",
+        "size=xl,weights=some/folder,role=agent",
+        "dataset=jddc_pairs,size=tiny,init_from=run://somewhere",
+        "images=resnet-18,image_weights=some/folder",
+    ],
     "retrieval": [
         "",
         "demo",
@@ -64,6 +71,11 @@ VARIANTS = {
         "demo,model=de_img,init_from=run://somewhere",
         "model=de_label,text=minilm,weights=some/folder",
         "image=resnet-50,image_weights=some/folder,text=bert-tiny",
+    ],
+    "rewrite": [
+        "",
+        "dataset=utterance_rewrite,size=tiny,copies=false",
+        "weights=some/folder,images=resnet-18,image_weights=some/folder,init_from=run://somewhere",
     ],
 }
 

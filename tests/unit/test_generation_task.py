@@ -69,7 +69,7 @@ SHOWN = Dialogue(
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny():
-    network = presets.gpt2(layers=1, width=16, heads=2, max_positions=64, dropout=0.0)
+    network = presets.gpt2(layers=1, width=32, heads=2, max_positions=64, dropout=0.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(presets.CAUSAL_PRESETS, "gpt2-tiny", network)
         yield
@@ -337,13 +337,10 @@ def test_the_evaluator_s_figures_are_the_metric_s_of_the_texts(vocabulary):
 
 
 def echoes(count: int, seed: int) -> list[Dialogue]:
-    """What is asked is answered with its second sign."""
-    rng = np.random.default_rng(seed)
-    made = []
-    for i in range(count):
-        a, b = rng.choice(list("你好我要退货"), 2)
-        made.append(Dialogue(f"d{i}", (Turn(0, a + b), Turn(1, str(b)))))
-    return made
+    """One sign is asked, and answered with another one."""
+    asked = np.random.default_rng(seed).choice(list("你好我要"), count)
+    given = dict(zip("你好我要", "好我要你", strict=True))
+    return [Dialogue(f"d{i}", (Turn(0, a), Turn(1, given[a]))) for i, a in enumerate(asked)]
 
 
 def test_it_learns_to_answer(tmp_path, monkeypatch):
@@ -356,7 +353,7 @@ def test_it_learns_to_answer(tmp_path, monkeypatch):
     config.task.update(max_length=16, target_max_length=4)
     config.task.decoding.max_new_tokens = 4
     config.model.vocab_size = 300
-    config.train.update(global_batch_size=16, total_epochs=None, total_steps=60, length_window=1)
+    config.train.update(global_batch_size=16, total_epochs=None, total_steps=100, length_window=1)
     config.optim.learning_rate = 1e-2
     config.eval.update(every_epochs=None, batch_size=48)
     config.observe.tensorboard = False
