@@ -47,9 +47,11 @@ def variables():
     return jax.tree.map(lambda x: 4 * x, made)
 
 
-@jax.jit
 def losses(batch):
-    return MODEL.apply(variables(), batch, train=False)["losses"][0]
+    return _losses(variables(), batch)["losses"][0]
+
+
+_losses = jax.jit(functools.partial(MODEL.apply, train=False))
 
 
 def test_the_loss_is_that_of_words_and_copies_together():
@@ -97,17 +99,17 @@ def test_word_by_word_gives_the_probabilities_of_the_whole_row(left):
     prompt = row((read, []), left=left)
 
     @jax.jit
-    def write(prompt, words):
-        log_p, cache = MODEL.apply(variables(), prompt, branches=2, steps=4, method="begin")
+    def write(made, prompt, words):
+        log_p, cache = MODEL.apply(made, prompt, branches=2, steps=4, method="begin")
         found = [log_p[0, words[0]]]
         for before, word in itertools.pairwise(words):
             cache = cache.reorder(jnp.array([[1, 0]]))
             both = jnp.full((1, 2), before)
-            log_p, cache = MODEL.apply(variables(), cache, both, method="step")
+            log_p, cache = MODEL.apply(made, cache, both, method="step")
             found.append(log_p[0, 1, word])
         return jnp.stack(found), jnp.exp(log_p).sum(axis=-1)
 
-    found, total = write(prompt, jnp.asarray(written))
+    found, total = write(variables(), prompt, jnp.asarray(written))
     np.testing.assert_allclose(found, -want[: len(written)], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(total, 1, rtol=1e-5)
 

@@ -339,7 +339,7 @@ def test_the_evaluator_s_figures_are_the_metric_s_of_the_texts(vocabulary):
 def echoes(count: int, seed: int) -> list[Dialogue]:
     """One sign is asked, and answered with another one."""
     asked = np.random.default_rng(seed).choice(list("你好我要"), count)
-    given = dict(zip("你好我要", "好我要你", strict=True))
+    given = dict(zip("你好我要", "退货了的", strict=True))
     return [Dialogue(f"d{i}", (Turn(0, a), Turn(1, given[a]))) for i, a in enumerate(asked)]
 
 
@@ -354,7 +354,7 @@ def test_it_learns_to_answer(tmp_path, monkeypatch):
     config.task.decoding.max_new_tokens = 4
     config.model.vocab_size = 300
     config.train.update(global_batch_size=16, total_epochs=None, total_steps=100, length_window=1)
-    config.optim.learning_rate = 1e-2
+    config.optim.learning_rate = 5e-3
     config.eval.update(every_epochs=None, batch_size=48)
     config.observe.tensorboard = False
     config.data.data_dir = str(tmp_path / "data")
