@@ -412,11 +412,10 @@ def _checked(value: Any, hint: Any, path: str) -> Any:
         if optional:
             return None
         raise UserError(f"config.{path} must have a value.")
-    choices = _choices(hint)
-    if choices and value not in choices:
+    choices, allowed = _choices(hint), _plain_types(hint)
+    if choices and value not in choices and not (bool in allowed and isinstance(value, bool)):
         near = suggestion(str(value), map(str, choices))
         raise UserError(f"config.{path}={value!r} is not a choice{near}.")
-    allowed = _plain_types(hint)
     if dataclasses.is_dataclass(allowed[0]):
         return build(allowed[0], value, path)
     if float in allowed and isinstance(value, int) and not isinstance(value, bool):

@@ -330,7 +330,8 @@ class NetworkSystem:
                 by_number[key] = predict(name, examples)
             return by_number[key]
 
-        evaluation = self._task.evaluator().evaluate(split.index, remembered)
+        evaluator = self._task.evaluator().reading(split.source).in_training()
+        evaluation = evaluator.evaluate(split.index, remembered)
         if self._options["observe"].samples:  # on every process: it may ask for predictions
             picture = self._task.sample(split, remembered)
             for writer in writers if picture is not None else ():
@@ -338,7 +339,7 @@ class NetworkSystem:
         return dict(evaluation.metrics)
 
     def _evaluate(self, variables: Any, chosen: Mapping[str, float], split: Split) -> Evaluation:
-        evaluator = self._task.evaluator()
+        evaluator = self._task.evaluator().reading(split.source)
         if chosen:
             evaluator = dataclasses.replace(evaluator, **chosen)
         return evaluator.evaluate(split.index, self._data.predict(variables, split))

@@ -203,13 +203,18 @@ def _winners(
             notes.append(f"No winner: {pair} cannot be paired, figures per query are missing.")
             continue
         difference, low, high = found
-        shown = f"{difference:+.1f} [{low:+.1f}, {high:+.1f}] (paired bootstrap, 95 %)"
+        shown = _signed(difference, low, high, figures.decimals)
         if low > 0:
             marks[first.path] = f" {WINNER}"
             notes.append(f"{WINNER} {pair}: {shown}.")
         else:
             notes.append(f"No winner: {pair}: {shown} includes 0.")
     return marks, notes
+
+
+def _signed(difference: float, low: float, high: float, decimals: int) -> str:
+    one, *bounds = (f"{x:+.{decimals}f}" for x in (difference, low, high))
+    return f"{one} [{', '.join(bounds)}] (paired bootstrap, 95 %)"
 
 
 def _compared(
@@ -260,19 +265,21 @@ def _paired(
 
 def _published_row(row: PublishedRow, figures: Figures) -> Row:
     values = [row.figures.get(name) for name in figures.columns.values()]
-    shown = ["" if value is None else f"{value:.1f}" for value in values]
+    shown = ["" if value is None else f"{value:.{figures.decimals}f}" for value in values]
     return Row(Kind.PUBLISHED, [row.label, "published", *shown, "", "", "", ""])
 
 
 def _measured_row(r: Result, figures: Figures, table: PublishedTable, mark: str) -> Row:
-    chief, split = figures.chief_metric, table.split
+    chief, split, decimals = figures.chief_metric, table.split, figures.decimals
     shown = [
-        _with_interval(r, name, split)
+        _with_interval(r, name, split, decimals)
         if heading in figures.bounded
-        else f"{r.metrics[split][name]:.1f}"
+        else f"{r.metrics[split][name]:.{decimals}f}"
         for heading, name in figures.columns.items()
     ]
-    dev = _with_interval(r, chief, "dev") if chief in r.metrics.get("dev", {}) else ""
+    dev = ""
+    if chief in r.metrics.get("dev", {}):
+        dev = _with_interval(r, chief, "dev", decimals)
     machine = r.device["machine"]
     if r.device["processes"] > 1:
         machine += f" x {r.device['processes']}"
@@ -280,7 +287,7 @@ def _measured_row(r: Result, figures: Figures, table: PublishedTable, mark: str)
         r.label + mark,
         _measured_on(r, table),
         *shown,
-        _interval(r, chief, split) or "–",
+        _interval(r, chief, split, decimals) or "–",
         dev,
         str(r.test_looks),
         f"{_duration(r.wall_seconds)} on {machine}",
@@ -326,13 +333,14 @@ def _chance(r: Result) -> str:
     )
 
 
-def _with_interval(r: Result, metric: str, split: str) -> str:
-    return f"{r.metrics[split][metric]:.1f} {_interval(r, metric, split)}".strip()
+def _with_interval(r: Result, metric: str, split: str, decimals: int) -> str:
+    value = f"{r.metrics[split][metric]:.{decimals}f}"
+    return f"{value} {_interval(r, metric, split, decimals)}".strip()
 
 
-def _interval(r: Result, metric: str, split: str) -> str:
+def _interval(r: Result, metric: str, split: str, decimals: int) -> str:
     bounds = r.intervals.get(split, {}).get(metric)
-    return f"[{bounds[0]:.1f}, {bounds[1]:.1f}]" if bounds else ""
+    return "[{}, {}]".format(*(f"{x:.{decimals}f}" for x in bounds)) if bounds else ""
 
 
 def _duration(seconds: float) -> str:

@@ -21,12 +21,12 @@ from mmjax.parallel import distributed
 from mmjax.steps import make_predict_steps
 from mmjax.tasks.base import Predictor, Task
 
-# With everything that an example is made of: turns, and a shared photo with labels and pixels that
-# was proposed too.
+# With everything that an example is made of: turns, an answer, a rewrite, and a shared photo with
+# labels and pixels that was proposed too.
 _ANY_PHOTO = Photo("any", ("c",), file=BLANK)
 ANY_DIALOGUE = Dialogue(
     "any",
-    (Turn(1, "a"), Turn(0, "b"), Turn(0, "", (_ANY_PHOTO,))),
+    (Turn(1, "a"), Turn(0, "b", rewrites=("c",)), Turn(0, "", (_ANY_PHOTO,))),
     (Proposal((_ANY_PHOTO,), right=0, scores=(0.0,), alike=(1,), above=0, equal=1),),
 )
 

@@ -73,7 +73,7 @@ def special_parts(settings: Settings) -> dict[str, str]:
 
 def _word_piece(files: Files, settings: Settings) -> Any:
     """One word piece per line (Devlin et al. 2019)."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     pieces = files[VOCAB_TXT].decode("utf-8").split("\n")
     vocab = {piece.rstrip("\r"): i for i, piece in enumerate(pieces) if piece.rstrip("\r")}
@@ -86,6 +86,7 @@ def _word_piece(files: Files, settings: Settings) -> Any:
         lowercase=settings.get("do_lower_case", True),
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
     return tokenizer
 
 

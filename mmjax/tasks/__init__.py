@@ -12,7 +12,9 @@ from mmjax.errors import UserError
 TASKS = {
     "intent": "mmjax.tasks.intent",
     "rerank": "mmjax.tasks.rerank",
+    "response": "mmjax.tasks.response",
     "retrieval": "mmjax.tasks.retrieval",
+    "rewrite": "mmjax.tasks.rewrite",
 }
 
 
