@@ -18,6 +18,7 @@ from mmjax.models.image_tower import ImageTowerConfig
 from mmjax.models.pixels import normalize
 from mmjax.models.presets import sinusoidal
 from mmjax.models.trans_resnet import ContextClassifier, TransResNet, TransResNetConfig
+from tests.pair_oracle import QUICK_TO_COMPILE
 
 TEXT = sinusoidal(
     layers=2,
@@ -53,8 +54,8 @@ WITH_PHOTOS = TransResNetConfig(
 )
 
 
-def batch_of(seed=0, rows=5):
-    rng = np.random.default_rng(seed)
+def batch_of(rows=5):
+    rng = np.random.default_rng(0)
 
     def text(longest):
         lengths = rng.integers(1, longest + 1, rows)
@@ -65,7 +66,7 @@ def batch_of(seed=0, rows=5):
         "context": text(7),
         "response": text(5),
         "image": rng.integers(0, 256, (rows, 4, 4, 3), np.uint8),
-        "has_image": np.array([True, False, True, True, False]),
+        "has_image": np.arange(rows) % 3 != 1,
         "mirror": np.zeros(rows, bool),
     }
 
@@ -76,14 +77,14 @@ def made(config, batch, kind=TransResNet):
     variables = jax.eval_shape(lambda key: model.init(key, batch, train=False), jax.random.key(0))
     rng = np.random.default_rng(1)
     variables = nn.meta.unbox(variables)
-    return model, jax.tree.map(
-        lambda x: (
-            rng.uniform(0.1, 0.6, x.shape).astype(np.float32) * rng.choice([-1, 1], x.shape)
-            if len(x.shape) > 1
-            else rng.uniform(0.2, 1.0, x.shape).astype(np.float32)
-        ),
-        variables,
-    )
+
+    def drawn(x):
+        values = rng.uniform(0.2, 0.6, x.shape)
+        if len(x.shape) > 1:
+            values *= rng.choice([-1, 1], x.shape)
+        return values.astype(np.float32)
+
+    return model, jax.tree.map(drawn, variables)
 
 
 # The formulas, in float64
@@ -182,9 +183,8 @@ def test_contexts_and_responses_are_the_papers(fusion):
 def test_in_training_a_photo_is_normalised_by_those_of_the_batch():
     batch = batch_of()
     model, variables = made(WITH_PHOTOS, batch)
-    found, after = model.apply(
-        variables, batch, train=True, method="embed_context", mutable=["batch_stats"]
-    )
+    kept = {"method": "embed_context", "mutable": ["batch_stats"]}
+    found, after = jax.jit(functools.partial(model.apply, train=True, **kept))(variables, batch)
     wide = jax.tree.map(np.float64, variables)
     close(found, contexts(WITH_PHOTOS, batch, wide, train=True))
     before = variables["batch_stats"]["image_norm"]["mean"]
@@ -198,11 +198,10 @@ def test_texts_alone_need_no_photo_and_one_tower_may_read_both():
     model, variables = made(config, batch)
     assert set(variables) == {"params"}
     assert set(variables["params"]) == {"context_tower", "text_head"}
-    found = model.apply(variables, batch, train=False)
-    same = model.apply(
-        variables, {"context": batch["response"], "response": batch["context"]}, train=False
-    )
-    close(found["context"], same["response"])
+    apply = jax.jit(functools.partial(model.apply, train=False))
+    both = {"context": batch["context"], "response": batch["context"]}
+    found = apply(variables, both)
+    np.testing.assert_array_equal(found["context"], found["response"])
 
 
 def test_a_classifier_begins_with_the_context_side_of_a_ranker():
@@ -214,24 +213,25 @@ def test_a_classifier_begins_with_the_context_side_of_a_ranker():
     assert "response_tower" not in shapes
     assert all(shapes[name] == jax.tree.map(np.shape, whole["params"])[name] for name in shapes)
     head = variables["params"]["head"]
-    found = model.apply(variables, batch, train=False)["logits"]
+    found = jax.jit(functools.partial(model.apply, train=False))(variables, batch)["logits"]
     expected = contexts(WITH_PHOTOS, batch, jax.tree.map(np.float64, variables))
     close(found, linear(expected, head)[:, None])
 
 
 def test_dropout_acts_before_the_linear_layer_and_only_in_training():
-    batch = {name: side for name, side in batch_of().items() if name in ("context", "response")}
-    model, variables = made(TransResNetConfig(TEXT, hidden_dim=4, dropout=0.9), batch)
+    batch = {"context": batch_of(rows=200)["context"]}
+    model = TransResNet(TransResNetConfig(TEXT, hidden_dim=4, dropout=0.9))
+    _, variables = made(model.config, {**batch, "response": batch["context"]})
 
-    def vectors(train, seed=0):
+    @functools.partial(jax.jit, static_argnames="train")
+    def vectors(seed, train):
         rngs = {"dropout": jax.random.key(seed)}
-        return np.asarray(model.apply(variables, batch, train=train, rngs=rngs)["context"])
+        return model.apply(variables, batch, train=train, rngs=rngs, method="embed_context")
 
-    np.testing.assert_array_equal(vectors(False, 0), vectors(False, 1))
+    np.testing.assert_array_equal(vectors(0, train=False), vectors(1, train=False))
     # Where all inputs of the layer are dropped its bias alone is left, which is not scaled.
     bias = variables["params"]["text_head"]["bias"]
-    dropped = np.concatenate([vectors(True, seed) for seed in range(20)])
-    share = np.isclose(dropped, bias).all(1).mean()
+    share = np.isclose(vectors(0, train=True), bias).all(1).mean()
     assert 0.4 < share < 0.7  # 0.9^6 = 0.53
 
 
@@ -239,12 +239,14 @@ def test_the_loss_asks_responses_of_contexts_and_not_the_other_way():
     rng = np.random.default_rng(0)
     contexts, responses = rng.normal(size=(2, 6, 3))
 
+    @functools.partial(jax.jit, compiler_options=QUICK_TO_COMPILE)
+    @functools.partial(jax.value_and_grad, argnums=(0, 1))
     def loss(contexts, responses):
         sums = pair_term(contexts, responses, loss=SoftmaxCE(both=False), tile=(4, 4))
         return sums.total / sums.weight
 
     with jax.enable_x64(True):
-        value, gradients = jax.value_and_grad(loss, argnums=(0, 1))(contexts, responses)
+        value, gradients = loss(contexts, responses)
     given = [torch.tensor(x, requires_grad=True) for x in (contexts, responses)]
     expected = torch.nn.functional.cross_entropy(given[0] @ given[1].T, torch.arange(6))
     expected.backward()
