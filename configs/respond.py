@@ -5,6 +5,11 @@
     configs/respond.py:weights=FOLDER                       from GPT-2's or CDial-GPT's weights
     configs/respond.py:images=resnet-18,image_weights=DIR   with the photos where they occurred
     configs/respond.py:demo                                 a small one on generated dialogues
+    configs/respond.py:model=transresnet,dataset=jddc_pairs ranks people's responses; images=... too
+    configs/respond.py:model=knn,encoder=FOLDER,ranker=run://DIR,dataset=jddc_pairs
+                                                            the best of those that people gave where
+                                                            something alike was said, by a BERT in
+                                                            FOLDER; DIR: of a model=transresnet
 
 `init_from=run://DIR` starts from the weights of another run; `role=customer` learns the other side
 of datasets that tell roles. A single key is changed with --config.SECTION.KEY=VALUE.
@@ -16,9 +21,11 @@ from types import SimpleNamespace
 
 from ml_collections import ConfigDict
 
+from mmjax.baselines.knn_options import KnnOptions
 from mmjax.config import (
     DataOptions,
     EvalOptions,
+    LoaderOptions,
     MeshOptions,
     ObserveOptions,
     TrainOptions,
@@ -31,8 +38,10 @@ from mmjax.decoding.options import DecodingOptions
 from mmjax.optim.build import OptimOptions
 from mmjax.tasks.generation_model import ModelOptions
 from mmjax.tasks.response import ResponseOptions
+from mmjax.tasks.response_ranking import RankingOptions
+from mmjax.tasks.trans_resnet_model import TransResNetOptions
 
-MODELS = ("gpt",)
+MODELS = ("gpt", "transresnet", "knn")
 
 # size -> preset, and how fast one learns that begins from scratch.
 SIZES = {
@@ -54,9 +63,9 @@ def get_config(variant: str = "") -> ConfigDict:
 
     Args:
       variant: `model`: one of MODELS; `size`: one of SIZES; `weights`, `image_weights`: folders or
-        hub ids to start from, of the size's network; `images`: network of the photos; `dataset`: a
-        builder; `role`: who answers; `init_from`: a run; `demo`: a small model for generated
-        dialogues.
+        hub ids to start from, of the size's network; `images`: network of the photos; `encoder`,
+        `ranker`: of model=knn, see `KnnOptions`; `dataset`: a builder; `role`: who answers;
+        `init_from`: a run; `demo`: a small model for generated dialogues.
     """
     arg = parse_variant(
         variant,
@@ -65,6 +74,8 @@ def get_config(variant: str = "") -> ConfigDict:
         weights="",
         images="",
         image_weights="",
+        encoder="",
+        ranker="",
         dataset="",
         role="",
         init_from="",
@@ -72,7 +83,8 @@ def get_config(variant: str = "") -> ConfigDict:
     )
     arg.size = arg.size or ("tiny" if arg.demo else "base")
     check_choices(arg, model=MODELS, size=SIZES)
-    return _gpt(arg)
+    arg.dataset = arg.dataset or ("photochat/demo" if arg.demo else "jddc21")
+    return {"gpt": _gpt, "transresnet": _transresnet, "knn": _knn}[arg.model](arg)
 
 
 def _gpt(arg: SimpleNamespace) -> ConfigDict:
@@ -90,7 +102,7 @@ def _gpt(arg: SimpleNamespace) -> ConfigDict:
         label=f"GPT ({arg.size}{'' if arg.weights else ', from scratch'}{seen})",
         system="network",
         task_name="response",
-        data=DataOptions(dataset=arg.dataset or ("photochat/demo" if arg.demo else "jddc21")),
+        data=DataOptions(dataset=arg.dataset),
         task=task,
         model=ModelOptions(
             text=preset,
@@ -102,6 +114,72 @@ def _gpt(arg: SimpleNamespace) -> ConfigDict:
         ),
         **training(arg, FINE_TUNED if arg.weights else rate, epochs=2.0 if arg.demo else 10.0),
         eval=EvalOptions(every_epochs=1.0, metric="bleu", batch_size=32, first=False),
+    )
+
+
+def _transresnet(arg: SimpleNamespace) -> ConfigDict:
+    """As ParlAI trains it; on its own, it ranks the responses of a split."""
+    # What comes with weights is kept; from scratch there is nothing to keep.
+    kept = bool(arg.images) and bool(arg.image_weights or arg.init_from)
+    return new_config(
+        label=f"TransResNet ({arg.images or 'texts alone'})",
+        system="network",
+        task_name="response_ranking",
+        data=DataOptions(dataset=arg.dataset),
+        task=_ranking(arg),
+        model=TransResNetOptions(
+            text="weights" if arg.weights else "transresnet",
+            weights=arg.weights or None,
+            image=arg.images or "resnet-18",
+            image_weights=arg.image_weights or None,
+            batch_norm="frozen" if kept else "global",
+            vocab_size=2000 if arg.demo else 8000,
+        ),
+        optim=OptimOptions(
+            name="adam",
+            learning_rate=FINE_TUNED if arg.weights else 5e-4,
+            schedule="constant",
+            clip_norm=None,
+            frozen=("^image_tower/",) if kept else (),
+        ),
+        train=TrainOptions(
+            global_batch_size=128,
+            length_window=WINDOW // 128,
+            total_epochs=2.0 if arg.demo else 10.0,
+            init_from=arg.init_from or None,
+        ),
+        eval=EvalOptions(every_epochs=1.0, metric="hits@1/100", first=False),
+        mesh=MeshOptions(slice=None if arg.demo else "v5e:2x2"),
+        observe=ObserveOptions(log_every_steps=20),
+    )
+
+
+def _knn(arg: SimpleNamespace) -> ConfigDict:
+    """The responses of the 40 nearest contexts, and of 10 by the photo (JDDC 2.1, 4.1)."""
+    chosen = ", chosen by TransResNet" if arg.ranker else ""
+    return new_config(
+        label=f"k-NN ({f'texts and {arg.images}' if arg.images else 'texts'}){chosen}",
+        system="knn",
+        task_name="response",
+        data=DataOptions(dataset=arg.dataset),
+        task=_ranking(arg),
+        knn=KnnOptions(
+            encoder=arg.encoder,
+            ranker=arg.ranker or None,
+            image_weights=arg.image_weights or None,
+        ),
+        eval=EvalOptions(metric="bleu"),
+        loader=LoaderOptions(),
+        mesh=MeshOptions(),
+    )
+
+
+def _ranking(arg: SimpleNamespace) -> RankingOptions:
+    return RankingOptions(
+        role=arg.role or None,
+        context_max_length=96 if arg.demo else 128,
+        images=bool(arg.images),
+        image=ImageOptions(size=64 if arg.demo else 224, fit="crop"),
     )
 
 

@@ -54,24 +54,13 @@ class GenerationEvaluator(Evaluator):
             some = np.unique(np.linspace(0, len(index) - 1, self.at_most).astype(np.int64))
         record, sub = index.record[some], index.sub[some]
         texts = [self.decode(ids) for ids in predict("written", some)]
-        metric = GenerationMetric()
-        said = answers(texts, self._references(record, sub))
-        state = metric.update(metric.init(), said, {})
+        judged = judged_texts(texts, self._references(record, sub), record, sub)
         likely = Sums(predict("log_p", everything).astype(np.float64), perplexity)
-        samples = metric.samples(state)
-        if len(some) == len(everything):
-            samples["perplexity"] = likely
-        return Evaluation(
-            metrics={**metric.compute(state), "perplexity": likely.value},
-            samples=samples,
-            per_example={
-                "bleu": state.bleu,
-                "rougeL": np.round(state.rouge[:, -1], 6),
-                "exact": state.exact,
-                "dialogue": record,
-            },
-            groups=record,
-            rows=(record, sub),
+        more = {"perplexity": likely} if len(some) == len(everything) else {}
+        return dataclasses.replace(
+            judged,
+            metrics={**judged.metrics, "perplexity": likely.value},
+            samples={**judged.samples, **more},
         )
 
     def _references(self, record: np.ndarray, sub: np.ndarray) -> list[Sequence[str]]:
@@ -80,6 +69,34 @@ class GenerationEvaluator(Evaluator):
         return [
             self.references(self.source[int(i)], int(k)) for i, k in zip(record, sub, strict=True)
         ]
+
+
+def judged_texts(
+    texts: Sequence[str],
+    references: Sequence[Sequence[str]],
+    record: np.ndarray,
+    sub: np.ndarray,
+) -> Evaluation:
+    """The figures of `GenerationMetric` for texts that were written or chosen.
+
+    Args:
+      references: to each, what people wrote; one or more.
+      record, sub: int [N], whose example each is; those of a dialogue are not independent.
+    """
+    metric = GenerationMetric()
+    state = metric.update(metric.init(), answers(texts, references), {})
+    return Evaluation(
+        metrics=metric.compute(state),
+        samples=metric.samples(state),
+        per_example={
+            "bleu": state.bleu,
+            "rougeL": np.round(state.rouge[:, -1], 6),
+            "exact": state.exact,
+            "dialogue": record,
+        },
+        groups=record,
+        rows=(record, sub),
+    )
 
 
 def perplexity(sums: Float[np.ndarray, "D 2"]) -> Float[np.ndarray, " D"]:

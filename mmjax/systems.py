@@ -22,6 +22,7 @@ from mmjax.workdir import WorkDir
 SYSTEMS = {
     "network": "mmjax.network:NetworkSystem",
     "bm25": "mmjax.baselines.bm25_system:Bm25System",
+    "knn": "mmjax.baselines.knn_system:KnnSystem",
 }
 
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mmjax.models.attention import causal
 from mmjax.models.cache import Cache
 from mmjax.models.layers import Dropout, Projection, Table, round_up
-from mmjax.models.positions import LearnedPositions
+from mmjax.models.positions import LearnedPositions, SinusoidalPositions
 from mmjax.models.stack import Stack, StackConfig
 from mmjax.parallel.rules import constrain
 
@@ -40,7 +40,7 @@ class TransformerConfig(StackConfig):
     """
 
     vocab_size: int
-    position: LearnedPositions | None = None
+    position: LearnedPositions | SinusoidalPositions | None = None
     segments: int = 0
     word_segments: bool = False
     embedding_width: int | None = None

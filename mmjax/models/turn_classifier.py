@@ -19,13 +19,14 @@ ACTIVATIONS = {"tanh": jnp.tanh, "relu": nn.relu, "none": lambda x: x}
 class TurnClassifierConfig:
     """Attributes:
     encoder: transformer of the dialogue's text.
-    hidden_dim: width of the layer between the token that is read and the logits.
+    hidden_dim: width of the layer between the token that is read and the logits; None: there is
+      no such layer.
     activation: after that layer.
     classes: number of logits.
     """
 
     encoder: TransformerConfig
-    hidden_dim: int = 128
+    hidden_dim: int | None = 128
     activation: Literal["tanh", "relu", "none"] = "tanh"
     classes: int = 2
 
@@ -53,9 +54,11 @@ class TurnClassifier(nn.Module):
         encoder = Transformer(config.encoder, name="text_tower")
         hidden = encoder(text["ids"], mask, segments, train=train)  # [B, L, D]
         read = jnp.take_along_axis(hidden, batch["place"]["ids"][..., None], axis=1)  # [B, T, D]
-        read = Projection((config.hidden_dim,), ("embed",), ("joint",), name="hidden")(read)
-        read = ACTIVATIONS[config.activation](read)
-        logits = Projection((config.classes,), ("joint",), (None,), name="head")(read)
+        inputs = "embed"
+        if config.hidden_dim is not None:
+            read = Projection((config.hidden_dim,), ("embed",), ("joint",), name="hidden")(read)
+            read, inputs = ACTIVATIONS[config.activation](read), "joint"
+        logits = Projection((config.classes,), (inputs,), (None,), name="head")(read)
         return {"logits": logits.astype(jnp.float32)}
 
 

@@ -13,7 +13,9 @@ TASKS = {
     "intent": "mmjax.tasks.intent",
     "rerank": "mmjax.tasks.rerank",
     "response": "mmjax.tasks.response",
+    "response_ranking": "mmjax.tasks.response_ranking",
     "retrieval": "mmjax.tasks.retrieval",
+    "rewritable": "mmjax.tasks.rewritable",
     "rewrite": "mmjax.tasks.rewrite",
 }
 

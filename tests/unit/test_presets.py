@@ -19,6 +19,7 @@ TEXTS = {
     "minilm-l6": 22_565_376,
     "albert-base": 11_092_992,
     "albert-large": 16_634_368,
+    "transresnet": 11_167_800,  # by hand
 }
 CAUSAL = {
     # Not published: counted by hand.
