@@ -5,6 +5,7 @@
     configs/rewrite.py:weights=FOLDER                       from GPT-2's or CDial-GPT's weights
     configs/rewrite.py:images=resnet-18,image_weights=DIR   with the photos where they occurred
     configs/rewrite.py:copies=false                         writes every word anew
+    configs/rewrite.py:model=unchanged                      the query itself, to compare with
 
 Rewrites copy nearly all that they say, so that a pointer-generator finds words in the dialogue.
 `init_from=run://DIR` starts from the weights of another run, such as one of configs/respond.py. A
@@ -22,7 +23,7 @@ from mmjax.decoding.options import DecodingOptions
 from mmjax.tasks.generation_model import ModelOptions
 from mmjax.tasks.rewrite import RewriteOptions
 
-MODELS = ("gpt",)
+MODELS = ("gpt", "unchanged")
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -45,6 +46,15 @@ def get_config(variant: str = "") -> ConfigDict:
         init_from="",
     )
     check_choices(arg, model=MODELS, size=SIZES)
+    if arg.model == "unchanged":
+        return new_config(
+            label="the query unchanged",
+            system="unchanged",
+            task_name="rewrite",
+            data=DataOptions(dataset=arg.dataset),
+            task=RewriteOptions(),
+            eval=EvalOptions(metric="exact"),
+        )
     arg.demo = False
     preset, rate = SIZES[arg.size]
     seen = f", {arg.images}" if arg.images else ""

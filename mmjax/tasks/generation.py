@@ -30,9 +30,9 @@ from mmjax.evaluators_generation import GenerationEvaluator
 from mmjax.losses.objective import LocalTerm, Objective
 from mmjax.losses.response import next_is_learned, response_loss
 from mmjax.models.decoder import Decoder
-from mmjax.observe.answers_page import write_answers_page
 from mmjax.pretrained.exported import ModelFolder
 from mmjax.tasks.base import Predictor, Task
+from mmjax.tasks.generation_answers import told, write_told
 from mmjax.tasks.generation_examples import GenerationOptions, GenerationRows, Goal
 from mmjax.tasks.generation_export import generation_folders
 from mmjax.tasks.generation_model import GenerationModel, ModelOptions
@@ -220,36 +220,16 @@ class GenerationTask(Task):
         "reference_tokens" its number of tokens. `top` says nothing here."""
         everything = np.arange(len(split.index))
         texts = [self.decode(ids) for ids in predict("written", everything)]
-        index, likely = split.index, predict("log_p", everything)
-        found = []
-        for name, text, record, sub, (log_p, tokens) in zip(
-            split.ids(), texts, index.record, index.sub, likely.tolist(), strict=True
-        ):
-            dialogue = split.source[int(record)]
-            found.append(
-                {
-                    "id": name,
-                    "turns": [
-                        {"speaker": turn.speaker, "text": turn.text}
-                        | ({"photos": [p.id for p in turn.photos]} if turn.photos else {})
-                        for turn in dialogue.turns[: self.goal.read(int(sub))]
-                    ],
-                    "references": list(self.references(dialogue, int(sub))),
-                    "answer": text,
-                    "reference_log_p": float(f"{log_p:.6g}"),
-                    "reference_tokens": int(tokens),
-                }
-            )
-        return found
+        likely = predict("log_p", everything).tolist()
+        return [
+            answer | {"reference_log_p": float(f"{log_p:.6g}"), "reference_tokens": int(tokens)}
+            for answer, (log_p, tokens) in zip(told(self.goal, split, texts), likely, strict=True)
+        ]
 
     def page(
         self, path: epath.PathLike, split: Split, answers: list[dict[str, Any]], title: str
     ) -> None:
-        """An HTML page of the answers, see `mmjax.observe.answers_page`."""
-        shown = [
-            {**a, "answers": [{"name": title, "text": a["answer"], "notes": []}]} for a in answers
-        ]
-        write_answers_page(path, shown, title=title, about={"split": split.source.name})
+        write_told(path, split, answers, title)
 
 
 def _texts(dialogue: Dialogue) -> Iterable[str]:

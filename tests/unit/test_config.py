@@ -74,6 +74,7 @@ VARIANTS = {
     ],
     "rewrite": [
         "",
+        "model=unchanged,dataset=utterance_rewrite",
         "dataset=utterance_rewrite,size=tiny,copies=false",
         "weights=some/folder,images=resnet-18,image_weights=some/folder,init_from=run://somewhere",
     ],
@@ -97,6 +98,8 @@ def sections_of(config: dict) -> dict[str, type]:
     if config["system"] == "bm25":
         names = ("data", "eval")
         return {n: LOOP_SECTIONS[n] for n in names} | {"task": task.OPTIONS, "bm25": Bm25Options}
+    if config["system"] == "unchanged":
+        return {n: LOOP_SECTIONS[n] for n in ("data", "eval")} | {"task": task.OPTIONS}
     return LOOP_SECTIONS | {
         "task": task.OPTIONS,
         "model": task.MODEL_OPTIONS,

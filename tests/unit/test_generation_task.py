@@ -11,7 +11,7 @@ import pytest
 from flax import linen as nn
 from PIL import Image
 
-from configs import respond
+from configs import respond, rewrite
 from mmjax.config import to_dict
 from mmjax.data.dialogue_marks import dialogue_marks
 from mmjax.data.examples import SkipRecord
@@ -373,3 +373,20 @@ def test_it_learns_to_answer(tmp_path, monkeypatch):
     assert found[0]["id"] == "d0#1" and len(found[0]["turns"]) == 1
     system.page(tmp_path / "page.html", "dev", found)
     assert "d0#1" in (tmp_path / "answers.js").read_text() + (tmp_path / "page.html").read_text()
+
+
+def test_queries_that_stay_as_they_are_are_a_row_to_compare_with(tmp_path, monkeypatch):
+    source = ListSource([SHOP, Dialogue("b", (Turn(0, "要吗", rewrites=("要吗",)),))])
+    monkeypatch.setattr("mmjax.data.splits.open_source", lambda options, split, **_: source)
+    config = rewrite.get_config("model=unchanged")
+    config.data.data_dir = str(tmp_path / "data")
+    system, workdir = make_system(to_dict(config)), WorkDir(tmp_path / "run")
+    workdir.path.mkdir()
+    system.train(workdir)
+    found = read_result(str(workdir.path / "result.json")).metrics["test"]
+    metric = GenerationMetric()
+    said = answers(["我要退货", "要吗"], [["我要退你的货", "要退货"], ["要吗"]])
+    want = metric.compute(metric.update(metric.init(), said, {}))
+    assert found == pytest.approx(want)
+    assert found["exact"] == 50
+    assert [answer["answer"] for answer in system.predict(workdir, "dev", 1)] == said.text.tolist()
