@@ -195,9 +195,9 @@ class GenerationTask(Task):
         return self._model.initial_variables(target)
 
     def exports(self, variables: Any, chosen: Mapping[str, float]) -> Sequence[ModelFolder]:
-        return generation_folders(
-            self.module().config, variables["params"], self._rows, self.goal.name
-        )
+        config = self.module().config
+        words = self._words(config.text.vocab_size)
+        return generation_folders(config, variables["params"], self._rows, self.goal.name, words)
 
     # Judging
 
