@@ -353,7 +353,7 @@ def test_it_learns_to_answer(tmp_path, monkeypatch):
     config.task.update(max_length=16, target_max_length=4)
     config.task.decoding.max_new_tokens = 4
     config.model.vocab_size = 300
-    config.train.update(global_batch_size=16, total_epochs=None, total_steps=100, length_window=1)
+    config.train.update(global_batch_size=16, total_epochs=None, total_steps=200, length_window=1)
     config.optim.learning_rate = 5e-3
     config.eval.update(every_epochs=None, batch_size=48)
     config.observe.tensorboard = False
