@@ -46,6 +46,7 @@ MODELS = ("gpt", "transresnet", "knn")
 # size -> preset, and how fast one learns that begins from scratch.
 SIZES = {
     "tiny": ("gpt2-tiny", 1e-3),
+    "mini": ("gpt2-4x256", 1e-3),
     "small": ("gpt2-6x512", 5e-4),
     "base": ("gpt2-small", 3e-4),
     "medium": ("gpt2-medium", 3e-4),
