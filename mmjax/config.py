@@ -231,8 +231,8 @@ def new_config(*, label: str, system: str, task_name: str, **sections: Any) -> C
 def section(options: Any) -> ConfigDict:
     """The dataclass instance `options` as a ConfigDict.
 
-    A key that may be None takes any literal from the command line, None too, which a typed one
-    would refuse; `build` checks it.
+    A key of several types, of which None may be one, takes any literal from the command line, which
+    a typed one would refuse; `build` checks it.
     """
     values = ConfigDict()
     hints = typing.get_type_hints(type(options))
@@ -240,7 +240,9 @@ def section(options: Any) -> ConfigDict:
         value = getattr(options, field.name)
         if dataclasses.is_dataclass(value):
             value = section(value)
-        elif type(None) in typing.get_args(hints[field.name]):
+        elif (
+            type(None) in typing.get_args(hint := hints[field.name]) or len(_plain_types(hint)) > 1
+        ):
             value = FieldReference(value, field_type=object)
         values[field.name] = value
     return values

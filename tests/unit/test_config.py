@@ -30,6 +30,7 @@ from mmjax.config import (
     section,
     to_dict,
 )
+from mmjax.decoding.options import DecodingOptions
 from mmjax.errors import UserError
 from mmjax.optim.build import OptimOptions
 from mmjax.tasks import task_module
@@ -136,6 +137,13 @@ def test_a_section_gives_back_its_dataclass():
     options = Options(width=3, share=0.25, kind="bee", other="y", name="n", names=("p", "q"))
     assert build(Options, section(options), "s") == options
     assert build(Options, to_dict(section(options)), "s") == options
+
+
+def test_a_switch_with_a_choice_beside_it_takes_both_and_nothing_else():
+    for value in (True, False, "never"):
+        assert build(DecodingOptions, {"early_stopping": value}, "d").early_stopping == value
+    with pytest.raises(UserError, match=r'"nevr"|did you mean "never"'):
+        build(DecodingOptions, {"early_stopping": "nevr"}, "d")
 
 
 @pytest.mark.parametrize(
