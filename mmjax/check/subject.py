@@ -25,8 +25,8 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from mmjax import config as config_lib
+from mmjax.data.batches import HostBatches
 from mmjax.data.index import ExampleIndex, build_index
-from mmjax.data.loader import HostBatches
 from mmjax.data.plan import EvalPlan
 from mmjax.data.sources import ListSource
 from mmjax.data.tokenizer_files import TOKENIZER_CONFIG, FamilyTokenizer
