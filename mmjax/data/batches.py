@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 
 from mmjax.data.examples import Featurizer
-from mmjax.data.featurize import collate, example_rng
+from mmjax.data.featurize import Ragged, collate, example_rng
 from mmjax.data.index import ExampleIndex, dense_keys
+from mmjax.data.packed_plan import PackedPlan
+from mmjax.data.packing import NUMBER, Packing, pack_row
 from mmjax.data.plan import EvalPlan, PlannedBatch, TrainPlan
 from mmjax.data.sources import Source
 
@@ -27,18 +29,25 @@ class HostBatches:
       rows: int64, this process's rows of a global batch.
       fields: the features to make; None: all.
       cached_examples: whose cheap features are kept.
+      packing: how the examples of a `PackedPlan` share rows.
+
+    Raises:
+      ValueError: examples with keys are to share rows, where nobody could tell them apart.
     """
 
     task: Featurizer
     sources: Sequence[Source]
     indexes: Sequence[ExampleIndex]
-    plan: TrainPlan | EvalPlan
+    plan: TrainPlan | PackedPlan | EvalPlan
     rows: np.ndarray
     seed: int
     fields: Sequence[str] | None
     cached_examples: int
+    packing: Packing | None = None
 
     def __post_init__(self):
+        if self.packing is not None and self.task.key_names:
+            raise ValueError(f"examples with keys {list(self.task.key_names)} cannot share rows")
         self._cache: dict[tuple[int, int], dict[str, np.ndarray]] = {}
         # All of a task's features have the same names; the first example tells them.
         self._names = tuple(self.fields or ())
@@ -47,40 +56,39 @@ class HostBatches:
         """This process's rows of global batch `k`."""
         planned = self.plan.batch(k)
         padded = self._padded_lengths(planned)
-        mine = planned.rows(self.rows)
-        rows = [
-            None if example < 0 else self._row(int(source), int(example), int(epoch))
-            for source, example, epoch in zip(mine.source, mine.example, mine.epoch, strict=True)
-        ]
+        members = planned.rows(self.rows).members()
+        rows = [self._row(row) if row else None for row in members]
         # A process may have nothing of the last batch; then any example tells the types.
-        like = next((row for row in rows if row is not None), None) or self._row(0, 0, 0)
-        batch = collate(rows, like, self.task.ragged, padded)
-        batch["weight"] = (mine.example >= 0).astype(np.float32)
+        like = next((row for row in rows if row is not None), None) or self._row([(0, 0, 0)])
+        batch = collate(rows, like, self._ragged, padded)
+        batch["weight"] = np.array([bool(row) for row in members], np.float32)
+        nobody = np.full(len(self.task.key_names), -1, np.int32)
         batch["keys"] = np.stack(
-            [
-                np.full(len(self.task.key_names), -1, np.int32) if e < 0 else self._keys[s][e]
-                for s, e in zip(mine.source, mine.example, strict=True)
-            ]
+            [self._keys[row[0][0]][row[0][1]] if row else nobody for row in members]
         )
         return batch
 
     def smallest(self) -> dict[str, Any]:
         """A batch of one row, each ragged feature at its shortest bucket."""
-        return self._one_row({name: ragged.buckets[0] for name, ragged in self.task.ragged.items()})
+        return self._one_row({name: ragged.buckets[0] for name, ragged in self._ragged.items()})
 
     def largest(self) -> dict[str, Any]:
         """The same with each at its longest."""
-        return self._one_row(
-            {name: ragged.buckets[-1] for name, ragged in self.task.ragged.items()}
-        )
+        return self._one_row({name: ragged.buckets[-1] for name, ragged in self._ragged.items()})
 
     def _one_row(self, padded: Mapping[str, int]) -> dict[str, Any]:
-        features = self._row(0, 0, 0)
-        cut = {
+        features = self._features(0, 0, 0)
+        row: Mapping[str, np.ndarray] = {
             name: value[: padded[name]] if name in padded else value
             for name, value in features.items()
         }
-        batch = collate([cut], cut, self.task.ragged, padded)
+        if self.packing is not None:
+            lengths = {
+                name: [min(found[0], self.packing.limits.get(name, found[0]))]
+                for name, found in self._lengths([(0, 0, 0)]).items()
+            }
+            row = pack_row([row], lengths, self.packing)
+        batch = collate([row], row, self._ragged, padded)
         batch["weight"] = np.zeros(1, np.float32)
         batch["keys"] = np.zeros((1, len(self.task.key_names)), np.int32)
         return batch
@@ -93,7 +101,27 @@ class HostBatches:
     def _keys(self) -> list[np.ndarray]:
         return dense_keys(self.indexes, self.task.key_names)
 
-    def _row(self, source: int, example: int, epoch: int) -> Mapping[str, np.ndarray]:
+    @property
+    def _ragged(self) -> Mapping[str, Ragged]:
+        if self.packing is None:
+            return self.task.ragged
+        return {**self.packing.ragged, NUMBER: Ragged(0, (self.packing.row_length,))}
+
+    def _row(self, members: Sequence[tuple[int, int, int]]) -> Mapping[str, np.ndarray]:
+        """The features of a row of these (source, example, epoch)."""
+        examples = [self._features(*member) for member in members]
+        if self.packing is None:
+            return examples[0]
+        return pack_row(examples, self._lengths(members), self.packing)
+
+    def _lengths(self, members: Sequence[tuple[int, int, int]]) -> dict[str, list[int]]:
+        """What packing must know of each of them."""
+        return {
+            name: [int(self.indexes[s].lengths[name][example]) for s, example, _ in members]
+            for name in self.packing.lengths
+        }
+
+    def _features(self, source: int, example: int, epoch: int) -> Mapping[str, np.ndarray]:
         """One example's features, which are made when `collate` asks for them."""
         known = self._cache.get((source, example), {})
         if self._names and known.keys() >= set(self._names):
@@ -101,7 +129,7 @@ class HostBatches:
         index = self.indexes[source]
         dialogue = self.sources[source][int(index.record[example])]
         rng = None
-        if isinstance(self.plan, TrainPlan):
+        if not isinstance(self.plan, EvalPlan):
             rng = example_rng(self.seed, source, example, epoch)
         made = self.task.featurize(dialogue, int(index.sub[example]), rng)
         self._names = self._names or tuple(made)
@@ -113,13 +141,16 @@ class HostBatches:
 
     def _padded_lengths(self, planned: PlannedBatch) -> dict[str, int]:
         """From the whole global batch, so that all processes agree on the shape."""
-        lengths = dict.fromkeys(self.task.ragged, 0)
-        for s in np.unique(planned.source):
-            examples = planned.example[(planned.source == s) & (planned.example >= 0)]
-            for name in lengths:
-                found = self.indexes[s].lengths[name][examples]
-                lengths[name] = max(lengths[name], int(found.max(initial=0)))
-        return {name: self.task.ragged[name].padded_length(n) for name, n in lengths.items()}
+        padded = {}
+        for name, ragged in self._ragged.items():
+            known = self.packing.tokens if name == NUMBER else name
+            length = np.zeros(planned.example.shape, np.int64)  # [B] or [B, S]
+            for s in np.unique(planned.source):
+                here = (planned.source == s) & (planned.example >= 0)
+                length[here] = self.indexes[s].lengths[known][planned.example[here]]
+            of_row = length.reshape(len(length), -1).sum(axis=1)
+            padded[name] = ragged.padded_length(int(of_row.max(initial=0)))
+        return padded
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cache": {}}

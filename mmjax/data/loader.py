@@ -27,6 +27,8 @@ from mmjax.config import LoaderOptions
 from mmjax.data.batches import HostBatches
 from mmjax.data.examples import Featurizer
 from mmjax.data.index import ExampleIndex
+from mmjax.data.packed_plan import PackedPlan
+from mmjax.data.packing import Packing
 from mmjax.data.plan import EvalPlan, TrainPlan
 from mmjax.data.sources import Source
 from mmjax.errors import UserError
@@ -37,7 +39,8 @@ class Loader:
     """Batches of a task over one or several sources.
 
     A batch is a dict: the task's features (ragged ones as {"ids", "mask"}), "keys" int32 [B, K]
-    (-1 in padding rows), "weight" float32 [B] (0 in padding rows).
+    (-1 in padding rows), "weight" float32 [B] (0 in padding rows). Where examples share rows it
+    has as features those of rows, see `mmjax.data.packing`.
     """
 
     def __init__(
@@ -45,14 +48,15 @@ class Loader:
         task: Featurizer,
         sources: Sequence[Source],
         indexes: Sequence[ExampleIndex],
-        plan: TrainPlan | EvalPlan,
+        plan: TrainPlan | PackedPlan | EvalPlan,
         mesh: Mesh,
         options: LoaderOptions,
         *,
         seed: int = 0,
         fields: Sequence[str] | None = None,
+        packing: Packing | None = None,
     ):
-        """`fields`: the features to make; None: all of them."""
+        """`fields`: the features to make; None: all of them. `packing`: of a `PackedPlan`."""
         self._plan, self._mesh, self._options = plan, mesh, options
         self._host = HostBatches(
             task,
@@ -63,6 +67,7 @@ class Loader:
             seed=seed,
             fields=fields,
             cached_examples=options.cached_examples,
+            packing=packing,
         )
         self.waited = 0.0  # seconds that the consumer has waited for batches
 

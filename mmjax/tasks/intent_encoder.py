@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mmjax.data.featurize import Ragged, buckets_up_to
+from mmjax.data.packing import Packing
 from mmjax.losses.objective import Objective
 from mmjax.models.turn_classifier import TurnClassifier
 from mmjax.pretrained.exported import ModelFolder
@@ -26,6 +28,19 @@ class EncoderIntentTask(IntentTask):
     """Logits are read from [CLS], or from the [SEP] of each turn."""
 
     reader = IntentExamples
+    packs = True
+
+    def packing(self, row_length: int) -> Packing:
+        tokens, places = self._examples.token_features, self._examples.place_features
+        scores = buckets_up_to(row_length, per_octave=2)
+        return Packing(
+            limits={"text": row_length},
+            ragged={
+                **{name: Ragged(self.ragged[name].pad, (row_length,)) for name in tokens},
+                **{name: Ragged(0, scores) for name in places},
+            },
+            positions=("place",),
+        )
 
     def module(self) -> TurnClassifier:
         return text_classifier(
