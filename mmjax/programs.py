@@ -175,6 +175,6 @@ def _check_packing(task: Any, train: config_lib.TrainOptions) -> None:
     if train.length_window > 1:
         raise UserError(
             f"config.train.length_window={train.length_window} puts examples of like lengths into "
-            "a batch, and config.train.packed_length makes rows of one length: set "
-            "config.train.length_window=1, or leave packed_length out."
+            f"a batch, and config.train.packed_length={train.packed_length} makes rows of one "
+            "length: set config.train.length_window=1, or leave packed_length out."
         )
