@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from mmjax.data.featurize import Ragged, buckets_up_to
+from mmjax.data.featurize import Ragged
 from mmjax.data.packing import Packing
 from mmjax.losses.objective import Objective
 from mmjax.models.turn_classifier import TurnClassifier
@@ -31,16 +31,10 @@ class EncoderIntentTask(IntentTask):
     packs = True
 
     def packing(self, row_length: int) -> Packing:
-        tokens, places = self._examples.token_features, self._examples.place_features
-        scores = buckets_up_to(row_length, per_octave=2)
-        return Packing(
-            limits={"text": row_length},
-            ragged={
-                **{name: Ragged(self.ragged[name].pad, (row_length,)) for name in tokens},
-                **{name: Ragged(0, scores) for name in places},
-            },
-            positions=("place",),
-        )
+        # As many places as tokens, most of them padding: what is read there costs next to nothing,
+        # and all batches have one shape.
+        ragged = {name: Ragged(own.pad, (row_length,)) for name, own in self.ragged.items()}
+        return Packing({"text": row_length}, ragged, positions=("place",))
 
     def module(self) -> TurnClassifier:
         return text_classifier(

@@ -44,6 +44,7 @@ VARIANTS = {
         "demo,prefix=shared",
         "model=albert,weights=some/folder",
         "model=t5,size=3b",
+        "packed=512,prefix=shared",
         "size=tiny,prefix=shared,dataset=dialogue_folder",
         "text=minilm,weights=some/folder,init_from=run://somewhere",
     ],

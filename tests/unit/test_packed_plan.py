@@ -136,13 +136,18 @@ def test_what_has_no_place_in_a_row_is_refused(lengths, message):
         PackedPlan([np.array(lengths)], (10,), 2, seed=0)
 
 
-@pytest.mark.parametrize("row_length", [128, 256])
+@pytest.mark.parametrize(("longest", "row_length"), [(128, 256), (256, 256), (128, 128)])
 def test_rows_of_pairs_of_customer_service_have_less_than_5_percent_padding(
-    shared_data, row_length
+    shared_data, longest, row_length
 ):
-    """A context and its answer, cut to a row: a token is a character, or ends one of the two."""
+    """A context and its answer, the longer ones cut: a token is a character, or ends one of both.
+
+    Where nearly all are longer than half a row, no two of these share one: there are hardly more
+    rows than there must be.
+    """
     folder = shared_data("jddc_baseline")
     read = [(folder / f"train.{part}").read_text("utf-8").splitlines() for part in ("enc", "dec")]
     lengths = [len(context) + len(answer) + 2 for context, answer in zip(*read, strict=True)]
-    plan = PackedPlan([np.minimum(lengths, row_length)[:, None]], (row_length,), 32, seed=0)
-    assert plan.padding < 0.05
+    lengths = np.minimum(lengths, longest)
+    plan = PackedPlan([lengths[:, None]], (row_length,), 32, seed=0)
+    assert plan.padding < 0.05 or plan.rows < 1.002 * (lengths > row_length / 2).sum()
