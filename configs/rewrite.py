@@ -4,6 +4,7 @@
     configs/rewrite.py:dataset=utterance_rewrite,size=tiny  smaller, or larger
     configs/rewrite.py:weights=FOLDER                       from GPT-2's or CDial-GPT's weights
     configs/rewrite.py:images=resnet-18,image_weights=DIR   with the photos where they occurred
+    configs/rewrite.py:packed=512,...                       several examples share a row
     configs/rewrite.py:copies=false                         writes every word anew
     configs/rewrite.py:model=unchanged                      the query itself, to compare with
 
@@ -25,6 +26,8 @@ from mmjax.tasks.rewrite import RewriteOptions
 
 MODELS = ("gpt", "unchanged")
 
+TOKENS = 60  # of an example, about
+
 
 def get_config(variant: str = "") -> ConfigDict:
     """See the module's docstring.
@@ -32,7 +35,8 @@ def get_config(variant: str = "") -> ConfigDict:
     Args:
       variant: `model`: one of MODELS; `size`: one of SIZES; `weights`, `image_weights`: folders or
         hub ids to start from, of the size's network; `images`: network of the photos; `dataset`: a
-        builder; `copies`: whether words may be copied from the dialogue; `init_from`: a run.
+        builder; `copies`: whether words may be copied from the dialogue; `packed`: tokens of rows
+        that examples share; `init_from`: a run.
     """
     arg = parse_variant(
         variant,
@@ -43,6 +47,7 @@ def get_config(variant: str = "") -> ConfigDict:
         image_weights="",
         dataset="jddc21/annotated",
         copies=True,
+        packed=0,
         init_from="",
     )
     check_choices(arg, model=MODELS, size=SIZES)
@@ -78,6 +83,6 @@ def get_config(variant: str = "") -> ConfigDict:
             copies=arg.copies,
             remat="full" if arg.size in ("large", "xl") else "none",
         ),
-        **training(arg, FINE_TUNED if arg.weights else rate, epochs=10.0),
+        **training(arg, FINE_TUNED if arg.weights else rate, epochs=10.0, tokens=TOKENS),
         eval=EvalOptions(every_epochs=1.0, metric="exact", batch_size=32, first=False),
     )

@@ -8,7 +8,6 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
@@ -16,6 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mmjax.models.copying import CopyCache, CopyHead
 from mmjax.models.image_tower import ImageTowerConfig
 from mmjax.models.layers import Projection
+from mmjax.models.packed_rows import packed_mask, packed_positions
 from mmjax.models.pixels import mirror, normalize
 from mmjax.models.transformer import Transformer, TransformerConfig, last_real
 from mmjax.parallel.rules import constrain
@@ -62,8 +62,8 @@ class Decoder(nn.Module):
 
     * "text": the tokens; what stands at an image is not looked at;
     * "speaker", of each token, where the transformer has segments and speakers are to be told;
-    * "dialogue", where rows hold several dialogues: their number, rising along the row. A token
-      sees its own dialogue alone, and its position there counts.
+    * "dialogue", where rows hold several dialogues: the number of each token's, rising along the
+      row. A token sees its own dialogue alone, and its position there counts.
     * "image_at", where the model sees images: n at the n-th vector of the row's images (from 1,
       an image's own one after another), 0 at words;
 
@@ -106,7 +106,7 @@ class Decoder(nn.Module):
         positions = None
         if "dialogue" in batch:
             number = batch["dialogue"]["ids"]
-            mask, positions = packed_mask(number, mask), packed_positions(number)
+            mask, positions = packed_mask(number, mask), packed_positions(number, mask)
         return self.text(
             text["ids"],
             mask,
@@ -172,18 +172,6 @@ class Decoder(nn.Module):
         return {"vectors": x.reshape(B, -1, x.shape[-1]), "vector_at": at}
 
 
-def packed_mask(dialogue: Int[Array, "B L"], mask: Bool[Array, "B L"]) -> Bool[Array, "B L L"]:
-    """Which tokens (last axis) each token may see of its dialogue; later ones too."""
-    return (dialogue[:, :, None] == dialogue[:, None, :]) & mask[:, None, :]
-
-
-def packed_positions(dialogue: Int[Array, "B L"]) -> Int[Array, "B L"]:
-    """Where each token stands in its dialogue, from 0."""
-    place = jnp.arange(dialogue.shape[1])
-    first = jnp.pad(dialogue[:, 1:] != dialogue[:, :-1], ((0, 0), (1, 0)), constant_values=True)
-    return place - jax.lax.cummax(jnp.where(first, place, 0), axis=1)
-
-
 def _read_tokens(batch: Any) -> Bool[Array, "B L"]:
     """Where words were read: neither a response's nor an image's place."""
     read = batch["text"]["mask"] & (batch["response"]["ids"] == 0)
@@ -194,7 +182,7 @@ def _first_tokens(batch: Any) -> Bool[Array, "B L"]:
     """Where dialogues begin."""
     mask = batch["text"]["mask"]
     if "dialogue" in batch:
-        return packed_positions(batch["dialogue"]["ids"]) == 0
+        return packed_positions(batch["dialogue"]["ids"], mask) == 0
     return mask & (jnp.cumsum(mask, axis=1) == 1)
 
 

@@ -19,6 +19,7 @@ from mmjax.data import tokenizers
 from mmjax.data.examples import Example
 from mmjax.data.featurize import Lazy, Ragged, buckets_up_to
 from mmjax.data.images import BadImageError, PhotoReader
+from mmjax.data.packing import Packing
 from mmjax.data.schema import Dialogue, Photo
 from mmjax.data.sources import Source
 from mmjax.data.splits import Split
@@ -46,6 +47,7 @@ class GenerationTask(Task):
     """See `mmjax.tasks.base.Task` for the members."""
 
     key_names = ()
+    packs = True
     cached = ("text", "speaker", "response", "image_at", "reply_speaker")
 
     def __init__(self, options: GenerationOptions, model: ModelOptions, goal: Goal):
@@ -102,7 +104,20 @@ class GenerationTask(Task):
     def ragged(self) -> Mapping[str, Ragged]:
         lengths = buckets_up_to(self.options.max_length, per_octave=2)
         pads = {"text": self._rows.marks.pad}
-        return {n: Ragged(pads.get(n, 0), lengths) for n in self._rows.token_features}
+        ragged = {n: Ragged(pads.get(n, 0), lengths) for n in self._rows.token_features}
+        return {**ragged, "reply_speaker": Ragged(0, (1,))}
+
+    def packing(self, row_length: int) -> Packing:
+        ragged = {name: Ragged(own.pad, (row_length,)) for name, own in self.ragged.items()}
+        if not self.photos:
+            return Packing({"text": row_length}, ragged)
+        images = self.options.max_images * max(1, row_length // self.options.max_length)
+        return Packing(
+            {"text": row_length, "images": images},
+            ragged,
+            numbers={"image_at": "image_vectors"},
+            lists=dict.fromkeys(IMAGES, "images"),
+        )
 
     def examples(self, dialogue: Dialogue) -> Iterable[Example]:
         return self._rows.examples(dialogue)
@@ -112,7 +127,7 @@ class GenerationTask(Task):
     ) -> Mapping[str, np.ndarray]:
         row = functools.cache(lambda: self._rows.row(dialogue, sub))
         make = {n: lambda n=n: row().tokens[n] for n in self._rows.token_features}
-        make["reply_speaker"] = lambda: np.int32(row().mark)
+        make["reply_speaker"] = lambda: np.array([row().mark], np.int32)
         if self.photos:
             count, options = self.options.max_images, self.options.image
             # Drawn whether it is asked for or not: what is drawn next does not depend on that.
@@ -173,6 +188,7 @@ class GenerationTask(Task):
         ids = prompt["text"]["ids"]
         mask = prompt["text"]["mask"] & (prompt["response"]["ids"] == 0)
         prompt["text"] = {"ids": ids, "mask": mask}
+        prompt["reply_speaker"] = batch["reply_speaker"]["ids"][:, 0]
         answers = generate(
             generator(module, variables, prompt, ids, mask),
             decoding,

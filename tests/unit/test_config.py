@@ -45,6 +45,7 @@ VARIANTS = {
         "demo,prefix=shared",
         "model=albert,weights=some/folder",
         "model=t5,size=3b",
+        "packed=512,prefix=shared",
         "size=tiny,prefix=shared,dataset=dialogue_folder",
         "text=minilm,weights=some/folder,init_from=run://somewhere",
     ],
@@ -57,7 +58,7 @@ VARIANTS = {
         "",
         "demo",
         "size=xl,weights=some/folder,role=agent",
-        "dataset=jddc_pairs,size=tiny,init_from=run://somewhere",
+        "dataset=jddc_pairs,size=tiny,packed=512,init_from=run://somewhere",
         "images=resnet-18,image_weights=some/folder",
     ],
     "retrieval": [

@@ -13,11 +13,13 @@ from PIL import Image
 
 from configs import respond, rewrite
 from mmjax.config import to_dict
+from mmjax.data.batches import HostBatches
 from mmjax.data.dialogue_marks import dialogue_marks
 from mmjax.data.examples import SkipRecord
+from mmjax.data.featurize import Ragged, collate
 from mmjax.data.images import ImageOptions
 from mmjax.data.index import build_index, open_index
-from mmjax.data.loader import HostBatches
+from mmjax.data.packing import pack_row
 from mmjax.data.photos import BytesPhoto
 from mmjax.data.plan import EvalPlan
 from mmjax.data.schema import Dialogue, Photo, Turn
@@ -117,7 +119,7 @@ def test_an_answer_follows_what_was_said_and_the_mark_of_who_answers(vocabulary)
     assert text == "<A你好B好A我要退货B退了>"
     assert learned == "000000000000111"
     assert speakers == "<AAABBAAAAABBBB"
-    assert told(vocabulary, task.featurize(SHOP, 3, None)["reply_speaker"][None]) == "B"
+    assert told(vocabulary, task.featurize(SHOP, 3, None)["reply_speaker"]) == "B"
 
 
 def test_a_rewrite_follows_its_query_and_the_mark_of_rewrites(vocabulary):
@@ -147,6 +149,7 @@ def test_the_index_knows_the_lengths_that_rows_have(vocabulary, make):
     task = task_of(vocabulary, make, max_length=16)
     for example in task.examples(SHOP):
         made = task.featurize(SHOP, example.sub, None)
+        assert made.keys() == task.ragged.keys() == example.lengths.keys()
         for name, length in example.lengths.items():
             assert len(made[name]) == length
 
@@ -334,6 +337,32 @@ def test_the_evaluator_s_figures_are_the_metric_s_of_the_texts(vocabulary):
     assert asked == [("written", [0, 3]), ("log_p", [0, 1, 2, 3])]
     assert part.metrics["perplexity"] == found.metrics["perplexity"]
     assert part.rows[0].tolist() == [0, 1]
+
+
+def test_packed_examples_are_learned_as_alone_with_their_images(vocabulary):
+    seen = {"image": "resnet-tiny", "copies": True}
+    task = task_of(vocabulary, model=seen, image=ImageOptions(size=32), max_length=16)
+    others = Dialogue("o", (Turn(0, "货", (photo("r"),)), Turn(1, "你好")))
+    batch = batch_of(task, [SHOWN, others, SHOP])
+    module, packing = task.module(), task.packing(40)
+    variables = nn.unbox(jax.jit(lambda b: module.init(jax.random.key(0), b, train=False))(batch))
+    variables = jax.tree.map(lambda x: 3 * x, variables)
+    pairs = [(d, e.sub, e.lengths) for d in (SHOWN, others, SHOP) for e in task.examples(d)]
+    rows = []
+    for some in (pairs[:2], pairs[2:4], pairs[4:]):
+        made = [task.featurize(dialogue, sub, None) for dialogue, sub, _ in some]
+        lengths = {n: [found[n] for *_, found in some] for n in packing.lengths}
+        rows.append(pack_row(made, lengths, packing))
+    ragged = {**packing.ragged, "dialogue": Ragged(0, (40,))}
+    packed = collate(rows, rows[0], ragged, dict.fromkeys(ragged, 40))
+    packed["weight"] = np.ones(3, np.float32)
+    assert packed["has_image"].shape == (3, 4) and packed["has_image"].sum() == 4
+
+    @jax.jit
+    def loss(batch):
+        return response_loss(module.apply(variables, batch, train=False), batch)
+
+    np.testing.assert_allclose(loss(packed), loss(batch), rtol=1e-4)
 
 
 def echoes(count: int, seed: int) -> list[Dialogue]:
