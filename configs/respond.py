@@ -4,6 +4,7 @@
     configs/respond.py:dataset=jddc_pairs,size=tiny         smaller, or larger: one of SIZES
     configs/respond.py:weights=FOLDER                       from GPT-2's or CDial-GPT's weights
     configs/respond.py:images=resnet-18,image_weights=DIR   with the photos where they occurred
+    configs/respond.py:packed=512,...                       several examples share a row
     configs/respond.py:demo                                 a small one on generated dialogues
     configs/respond.py:model=transresnet,dataset=jddc_pairs ranks people's responses; images=... too
     configs/respond.py:model=knn,encoder=FOLDER,ranker=run://DIR,dataset=jddc_pairs
@@ -46,6 +47,7 @@ MODELS = ("gpt", "transresnet", "knn")
 # size -> preset, and how fast one learns that begins from scratch.
 SIZES = {
     "tiny": ("gpt2-tiny", 1e-3),
+    "mini": ("gpt2-4x256", 1e-3),
     "small": ("gpt2-6x512", 5e-4),
     "base": ("gpt2-small", 3e-4),
     "medium": ("gpt2-medium", 3e-4),
@@ -57,6 +59,10 @@ FINE_TUNED = 5e-5  # from weights: CDial-GPT's (Wang et al. 2020, 4.2)
 # Examples that are sorted by length and dealt out to batches: little padding.
 WINDOW = 2048
 
+TOKENS = 150  # of an example, about
+SLICE = "v5e:2x2"  # what batches divide by
+CHIPS = 4
+
 
 def get_config(variant: str = "") -> ConfigDict:
     """See the module's docstring.
@@ -65,7 +71,8 @@ def get_config(variant: str = "") -> ConfigDict:
       variant: `model`: one of MODELS; `size`: one of SIZES; `weights`, `image_weights`: folders or
         hub ids to start from, of the size's network; `images`: network of the photos; `encoder`,
         `ranker`: of model=knn, see `KnnOptions`; `dataset`: a builder; `role`: who answers;
-        `init_from`: a run; `demo`: a small model for generated dialogues.
+        `packed`: tokens of rows that examples share; `init_from`: a run; `demo`: a small model for
+        generated dialogues.
     """
     arg = parse_variant(
         variant,
@@ -78,6 +85,7 @@ def get_config(variant: str = "") -> ConfigDict:
         ranker="",
         dataset="",
         role="",
+        packed=0,
         init_from="",
         demo=False,
     )
@@ -112,7 +120,12 @@ def _gpt(arg: SimpleNamespace) -> ConfigDict:
             vocab_size=2000 if arg.demo else 8000,
             remat="full" if arg.size in ("large", "xl") else "none",
         ),
-        **training(arg, FINE_TUNED if arg.weights else rate, epochs=2.0 if arg.demo else 10.0),
+        **training(
+            arg,
+            FINE_TUNED if arg.weights else rate,
+            epochs=2.0 if arg.demo else 10.0,
+            tokens=TOKENS,
+        ),
         eval=EvalOptions(every_epochs=1.0, metric="bleu", batch_size=32, first=False),
     )
 
@@ -149,7 +162,7 @@ def _transresnet(arg: SimpleNamespace) -> ConfigDict:
             init_from=arg.init_from or None,
         ),
         eval=EvalOptions(every_epochs=1.0, metric="hits@1/100", first=False),
-        mesh=MeshOptions(slice=None if arg.demo else "v5e:2x2"),
+        mesh=MeshOptions(slice=None if arg.demo else SLICE),
         observe=ObserveOptions(log_every_steps=20),
     )
 
@@ -183,18 +196,27 @@ def _ranking(arg: SimpleNamespace) -> RankingOptions:
     )
 
 
-def training(arg: SimpleNamespace, rate: float, *, epochs: float, batch_size: int = 32) -> dict:
-    """The sections of how a GPT is trained, from scratch or from weights."""
+def training(arg: SimpleNamespace, rate: float, *, epochs: float, tokens: int) -> dict:
+    """The sections of how a GPT is trained, from scratch or from weights.
+
+    Args:
+      tokens: of an example, about: a batch of packed rows has as many examples as another one.
+    """
+    batch_size, window = 32, WINDOW // 32
+    if arg.packed:
+        packed_rows = batch_size * tokens / arg.packed
+        batch_size, window = CHIPS * max(1, round(packed_rows / CHIPS)), 1
     return {
         "optim": OptimOptions(
             learning_rate=rate, weight_decay=0.01, warmup_fraction=0.05, clip_norm=1.0
         ),
         "train": TrainOptions(
             global_batch_size=batch_size,
-            length_window=WINDOW // batch_size,
+            length_window=window,
+            packed_length=arg.packed or None,
             total_epochs=epochs,
             init_from=arg.init_from or None,
         ),
-        "mesh": MeshOptions(slice=None if arg.demo else "v5e:2x2"),
+        "mesh": MeshOptions(slice=None if arg.demo else SLICE),
         "observe": ObserveOptions(log_every_steps=20),
     }

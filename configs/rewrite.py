@@ -4,7 +4,11 @@
     configs/rewrite.py:dataset=utterance_rewrite,size=tiny  smaller, or larger
     configs/rewrite.py:weights=FOLDER                       from GPT-2's or CDial-GPT's weights
     configs/rewrite.py:images=resnet-18,image_weights=DIR   with the photos where they occurred
+    configs/rewrite.py:packed=512,...                       several examples share a row
+    configs/rewrite.py:copies=false                         writes every word anew
+    configs/rewrite.py:model=unchanged                      the query itself, to compare with
 
+Rewrites copy nearly all that they say, so that a pointer-generator finds words in the dialogue.
 `init_from=run://DIR` starts from the weights of another run, such as one of configs/respond.py. A
 single key is changed with --config.SECTION.KEY=VALUE.
 """
@@ -20,7 +24,9 @@ from mmjax.decoding.options import DecodingOptions
 from mmjax.tasks.generation_model import ModelOptions
 from mmjax.tasks.rewrite import RewriteOptions
 
-MODELS = ("gpt",)
+MODELS = ("gpt", "unchanged")
+
+TOKENS = 60  # of an example, about
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -29,7 +35,8 @@ def get_config(variant: str = "") -> ConfigDict:
     Args:
       variant: `model`: one of MODELS; `size`: one of SIZES; `weights`, `image_weights`: folders or
         hub ids to start from, of the size's network; `images`: network of the photos; `dataset`: a
-        builder; `init_from`: a run.
+        builder; `copies`: whether words may be copied from the dialogue; `packed`: tokens of rows
+        that examples share; `init_from`: a run.
     """
     arg = parse_variant(
         variant,
@@ -39,12 +46,24 @@ def get_config(variant: str = "") -> ConfigDict:
         images="",
         image_weights="",
         dataset="jddc21/annotated",
+        copies=True,
+        packed=0,
         init_from="",
     )
     check_choices(arg, model=MODELS, size=SIZES)
+    if arg.model == "unchanged":
+        return new_config(
+            label="the query unchanged",
+            system="unchanged",
+            task_name="rewrite",
+            data=DataOptions(dataset=arg.dataset),
+            task=RewriteOptions(),
+            eval=EvalOptions(metric="exact"),
+        )
     arg.demo = False
     preset, rate = SIZES[arg.size]
     seen = f", {arg.images}" if arg.images else ""
+    seen += ", copying" if arg.copies else ""
     return new_config(
         label=f"GPT ({arg.size}{'' if arg.weights else ', from scratch'}{seen})",
         system="network",
@@ -61,8 +80,9 @@ def get_config(variant: str = "") -> ConfigDict:
             weights=arg.weights or None,
             image=arg.images or None,
             image_weights=arg.image_weights or None,
+            copies=arg.copies,
             remat="full" if arg.size in ("large", "xl") else "none",
         ),
-        **training(arg, FINE_TUNED if arg.weights else rate, epochs=10.0),
+        **training(arg, FINE_TUNED if arg.weights else rate, epochs=10.0, tokens=TOKENS),
         eval=EvalOptions(every_epochs=1.0, metric="exact", batch_size=32, first=False),
     )

@@ -12,6 +12,7 @@ With --commands: how to run the published rows that have no measured one.
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import math
 import re
 import sys
@@ -101,7 +102,7 @@ def make_report(table: PublishedTable, results: Sequence[Result]) -> Report:
     measured = {r.path: _measured_row(r, figures, table, marks.get(r.path, "")) for r in placed}
     own, others = (
         sorted(
-            (r for r in placed if (r.dataset["name"] == table.dataset) == home),
+            (r for r in placed if _at_home(r, table) == home),
             key=lambda r: -r.metrics[split][figures.chief_metric],
         )
         for home in (True, False)
@@ -148,7 +149,7 @@ def not_measured(table: PublishedTable, results: Sequence[Result]) -> list[Publi
     measured = [
         r
         for r in results
-        if r.task == table.task and r.dataset["name"] == table.dataset and table.split in r.metrics
+        if r.task == table.task and _at_home(r, table) and table.split in r.metrics
     ]
     return [row for row in table.rows if not any(row.is_run_of(r.config) for r in measured)]
 
@@ -292,8 +293,13 @@ def _measured_row(r: Result, figures: Figures, table: PublishedTable, mark: str)
         str(r.test_looks),
         f"{_duration(r.wall_seconds)} on {machine}",
     ]
-    own = r.dataset["name"] == table.dataset
+    own = _at_home(r, table)
     return Row(Kind.MEASURED if own else Kind.STAND_IN, cells)
+
+
+def _at_home(r: Result, table: PublishedTable) -> bool:
+    """Whether the run's data are the table's."""
+    return fnmatch.fnmatchcase(r.dataset["name"], table.dataset)
 
 
 def _measured_on(r: Result, table: PublishedTable) -> str:
@@ -301,7 +307,7 @@ def _measured_on(r: Result, table: PublishedTable) -> str:
     name, size = r.dataset["name"], r.dataset["sizes"].get(table.split)
     folder = PurePath(_key(r.config, "data", "manual_dir") or "").name
     text = _KNOWN.get(name, f"{name} {folder}".strip())
-    if name != table.dataset:
+    if not _at_home(r, table):
         text = f"{STAND_IN} stand-in: {text}"
     text += f" {table.split}" + (f" ({size:,})" if size else "")
     if table.task == "retrieval":

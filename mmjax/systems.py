@@ -23,6 +23,7 @@ SYSTEMS = {
     "network": "mmjax.network:NetworkSystem",
     "bm25": "mmjax.baselines.bm25_system:Bm25System",
     "knn": "mmjax.baselines.knn_system:KnnSystem",
+    "unchanged": "mmjax.baselines.unchanged_system:UnchangedSystem",
 }
 
 

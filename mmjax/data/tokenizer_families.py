@@ -145,7 +145,7 @@ def sentencepiece_unigram(model: bytes) -> Any:
     Raises ValueError for a model that it would not give them for.
     """
     from sentencepiece import sentencepiece_model_pb2
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     proto = sentencepiece_model_pb2.ModelProto.FromString(model)
     trainer, rules = proto.trainer_spec, proto.normalizer_spec
@@ -172,6 +172,14 @@ def sentencepiece_unigram(model: bytes) -> Any:
             pre_tokenizers.Metaspace(prepend_scheme="always", split=True),
             # A text in which such a piece is written out does not hold it.
             pre_tokenizers.Split(Regex(rf"[\[<](?={unwritten})"), "merged_with_previous"),
+        ]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
         ]
     )
     return tokenizer

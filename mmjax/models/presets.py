@@ -344,6 +344,7 @@ PRESETS: dict[str, TransformerConfig] = {
 CAUSAL_PRESETS: dict[str, TransformerConfig] = {
     # For trials, and to be trained from scratch without an accelerator.
     "gpt2-tiny": gpt2(layers=2, width=128, heads=2),
+    "gpt2-4x256": gpt2(layers=4, width=256, heads=4),
     "gpt2-6x512": gpt2(layers=6, width=512, heads=8),
     # Radford et al. 2019, table 2.
     "gpt2-small": gpt2(layers=12, width=768, heads=12),

@@ -19,6 +19,7 @@ from mmjax.data import tokenizers
 from mmjax.data.examples import Example
 from mmjax.data.featurize import Lazy, Ragged, buckets_up_to
 from mmjax.data.images import BadImageError, PhotoReader
+from mmjax.data.packing import Packing
 from mmjax.data.schema import Dialogue, Photo
 from mmjax.data.sources import Source
 from mmjax.data.splits import Split
@@ -30,9 +31,9 @@ from mmjax.evaluators_generation import GenerationEvaluator
 from mmjax.losses.objective import LocalTerm, Objective
 from mmjax.losses.response import next_is_learned, response_loss
 from mmjax.models.decoder import Decoder
-from mmjax.observe.answers_page import write_answers_page
 from mmjax.pretrained.exported import ModelFolder
 from mmjax.tasks.base import Predictor, Task
+from mmjax.tasks.generation_answers import told, write_told
 from mmjax.tasks.generation_examples import GenerationOptions, GenerationRows, Goal
 from mmjax.tasks.generation_export import generation_folders
 from mmjax.tasks.generation_model import GenerationModel, ModelOptions
@@ -46,6 +47,7 @@ class GenerationTask(Task):
     """See `mmjax.tasks.base.Task` for the members."""
 
     key_names = ()
+    packs = True
     cached = ("text", "speaker", "response", "image_at", "reply_speaker")
 
     def __init__(self, options: GenerationOptions, model: ModelOptions, goal: Goal):
@@ -102,7 +104,20 @@ class GenerationTask(Task):
     def ragged(self) -> Mapping[str, Ragged]:
         lengths = buckets_up_to(self.options.max_length, per_octave=2)
         pads = {"text": self._rows.marks.pad}
-        return {n: Ragged(pads.get(n, 0), lengths) for n in self._rows.token_features}
+        ragged = {n: Ragged(pads.get(n, 0), lengths) for n in self._rows.token_features}
+        return {**ragged, "reply_speaker": Ragged(0, (1,))}
+
+    def packing(self, row_length: int) -> Packing:
+        ragged = {name: Ragged(own.pad, (row_length,)) for name, own in self.ragged.items()}
+        if not self.photos:
+            return Packing({"text": row_length}, ragged)
+        images = self.options.max_images * max(1, row_length // self.options.max_length)
+        return Packing(
+            {"text": row_length, "images": images},
+            ragged,
+            numbers={"image_at": "image_vectors"},
+            lists=dict.fromkeys(IMAGES, "images"),
+        )
 
     def examples(self, dialogue: Dialogue) -> Iterable[Example]:
         return self._rows.examples(dialogue)
@@ -112,7 +127,7 @@ class GenerationTask(Task):
     ) -> Mapping[str, np.ndarray]:
         row = functools.cache(lambda: self._rows.row(dialogue, sub))
         make = {n: lambda n=n: row().tokens[n] for n in self._rows.token_features}
-        make["reply_speaker"] = lambda: np.int32(row().mark)
+        make["reply_speaker"] = lambda: np.array([row().mark], np.int32)
         if self.photos:
             count, options = self.options.max_images, self.options.image
             # Drawn whether it is asked for or not: what is drawn next does not depend on that.
@@ -173,6 +188,7 @@ class GenerationTask(Task):
         ids = prompt["text"]["ids"]
         mask = prompt["text"]["mask"] & (prompt["response"]["ids"] == 0)
         prompt["text"] = {"ids": ids, "mask": mask}
+        prompt["reply_speaker"] = batch["reply_speaker"]["ids"][:, 0]
         answers = generate(
             generator(module, variables, prompt, ids, mask),
             decoding,
@@ -195,9 +211,9 @@ class GenerationTask(Task):
         return self._model.initial_variables(target)
 
     def exports(self, variables: Any, chosen: Mapping[str, float]) -> Sequence[ModelFolder]:
-        return generation_folders(
-            self.module().config, variables["params"], self._rows, self.goal.name
-        )
+        config = self.module().config
+        words = self._words(config.text.vocab_size)
+        return generation_folders(config, variables["params"], self._rows, self.goal.name, words)
 
     # Judging
 
@@ -220,36 +236,16 @@ class GenerationTask(Task):
         "reference_tokens" its number of tokens. `top` says nothing here."""
         everything = np.arange(len(split.index))
         texts = [self.decode(ids) for ids in predict("written", everything)]
-        index, likely = split.index, predict("log_p", everything)
-        found = []
-        for name, text, record, sub, (log_p, tokens) in zip(
-            split.ids(), texts, index.record, index.sub, likely.tolist(), strict=True
-        ):
-            dialogue = split.source[int(record)]
-            found.append(
-                {
-                    "id": name,
-                    "turns": [
-                        {"speaker": turn.speaker, "text": turn.text}
-                        | ({"photos": [p.id for p in turn.photos]} if turn.photos else {})
-                        for turn in dialogue.turns[: self.goal.read(int(sub))]
-                    ],
-                    "references": list(self.references(dialogue, int(sub))),
-                    "answer": text,
-                    "reference_log_p": float(f"{log_p:.6g}"),
-                    "reference_tokens": int(tokens),
-                }
-            )
-        return found
+        likely = predict("log_p", everything).tolist()
+        return [
+            answer | {"reference_log_p": float(f"{log_p:.6g}"), "reference_tokens": int(tokens)}
+            for answer, (log_p, tokens) in zip(told(self.goal, split, texts), likely, strict=True)
+        ]
 
     def page(
         self, path: epath.PathLike, split: Split, answers: list[dict[str, Any]], title: str
     ) -> None:
-        """An HTML page of the answers, see `mmjax.observe.answers_page`."""
-        shown = [
-            {**a, "answers": [{"name": title, "text": a["answer"], "notes": []}]} for a in answers
-        ]
-        write_answers_page(path, shown, title=title, about={"split": split.source.name})
+        write_told(path, split, answers, title)
 
 
 def _texts(dialogue: Dialogue) -> Iterable[str]:

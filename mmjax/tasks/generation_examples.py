@@ -135,7 +135,12 @@ class GenerationRows:
         encode = self._encoder(dialogue)
         for turn in asked:
             row = self._row(dialogue, turn, encode)
-            yield Example(turn, dict.fromkeys(self.token_features, len(row.tokens["text"])), {})
+            lengths = dict.fromkeys(self.token_features, len(row.tokens["text"]))
+            lengths["reply_speaker"] = 1
+            if self.vectors:
+                images = len(row.photos)
+                lengths |= {"images": images, "image_vectors": images * self.vectors}
+            yield Example(turn, lengths, {})
 
     def row(self, dialogue: Dialogue, turn: int) -> Row:
         return self._row(dialogue, turn, self._encoder(dialogue))

@@ -44,6 +44,7 @@ class ModelOptions:
       image: preset of the network that sees photos, or "weights"; None: photos are not seen.
       image_vectors: see `DecoderConfig`.
       batch_norm: of the image tower, by the statistics of the whole batch or by the running ones.
+      copies: words may also be copied from what was read (`mmjax.models.copying`).
       dropout: everywhere in the transformer; None: as the preset.
       dtype: what is computed in.
       unroll: layers per trip of the loop over layers; 0: all.
@@ -58,6 +59,7 @@ class ModelOptions:
     image_weights: str | None = None
     image_vectors: Literal["pooled", "grid"] = "pooled"
     batch_norm: Literal["global", "frozen"] = "frozen"
+    copies: bool = False
     dropout: float | None = limited(None, low=0, high=1)
     dtype: Literal["float32", "bfloat16"] = "float32"
     unroll: int = limited(1, low=0)
@@ -119,7 +121,8 @@ class GenerationModel:
     def module(self, tokenizer: Tokenizer, marks: DialogueMarks) -> Decoder:
         """The network. Raises UserError where it does not go with the tokenizer or the task."""
         text, image = self._text(tokenizer, marks), self._image()
-        return Decoder(DecoderConfig(text, image, image_vectors=self.model.image_vectors))
+        vectors, copies = self.model.image_vectors, self.model.copies
+        return Decoder(DecoderConfig(text, image, image_vectors=vectors, copies=copies))
 
     def initial_variables(self, target: Any) -> tuple[Any, dict[str, Any]]:
         """As of `Task`."""

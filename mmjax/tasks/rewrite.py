@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from mmjax.data.dialogue_marks import DialogueMarks
-from mmjax.data.examples import SkipRecord
+from mmjax.data.examples import Example, SkipRecord
+from mmjax.data.featurize import Ragged
 from mmjax.data.schema import Dialogue, Turn
 from mmjax.tasks.generation import GenerationTask
 from mmjax.tasks.generation_examples import GenerationOptions
@@ -42,8 +43,21 @@ class Rewrite:
         return marks.rewrite
 
 
+class RewriteText(Rewrite):
+    """The examples alone, for systems that read no features. See `Featurizer` for the members."""
+
+    ragged: Mapping[str, Ragged] = {}
+    key_names, cached = (), ()
+    photos = boxes = False
+    inputs = frozenset()
+    identity: Mapping[str, Any] = {"task": "rewrite"}
+
+    def examples(self, dialogue: Dialogue) -> Iterable[Example]:
+        return [Example(turn, {}, {}) for turn in self.turns(dialogue)]
+
+
 def rewrite_task(options: RewriteOptions, model: ModelOptions) -> GenerationTask:
     return GenerationTask(options, model, Rewrite())
 
 
-OPTIONS, MODEL_OPTIONS, TASK = RewriteOptions, ModelOptions, rewrite_task
+OPTIONS, MODEL_OPTIONS, TASK, TEXT = RewriteOptions, ModelOptions, rewrite_task, RewriteText

@@ -31,6 +31,7 @@ from mmjax.config import (
     section,
     to_dict,
 )
+from mmjax.decoding.options import DecodingOptions
 from mmjax.errors import UserError
 from mmjax.optim.build import OptimOptions
 from mmjax.tasks import task_module
@@ -46,6 +47,7 @@ VARIANTS = {
         "demo,prefix=shared",
         "model=albert,weights=some/folder",
         "model=t5,size=3b",
+        "packed=512,prefix=shared",
         "size=tiny,prefix=shared,dataset=dialogue_folder",
         "text=minilm,weights=some/folder,init_from=run://somewhere",
     ],
@@ -57,8 +59,9 @@ VARIANTS = {
     "respond": [
         "",
         "demo",
-        "weights=some/folder,role=customer,init_from=run://somewhere",
-        "size=xl,images=resnet-18,image_weights=some/folder,dataset=jddc_pairs",
+        "size=xl,weights=some/folder,role=agent",
+        "dataset=jddc_pairs,size=tiny,packed=512,init_from=run://somewhere",
+        "images=resnet-18,image_weights=some/folder",
         "model=transresnet",
         "model=transresnet,demo,images=resnet-18,image_weights=some/folder",
         "model=transresnet,weights=some/folder,dataset=jddc_pairs",
@@ -70,11 +73,6 @@ VARIANTS = {
         "model=transresnet,init_from=run://somewhere",
         "model=transresnet,images,image_weights=some/folder",
         "weights=some/folder,dataset=jddc21/annotated",
-    ],
-    "rewrite": [
-        "",
-        "size=tiny,images=resnet-18,dataset=utterance_rewrite",
-        "weights=some/folder,init_from=run://somewhere",
     ],
     "retrieval": [
         "",
@@ -88,6 +86,12 @@ VARIANTS = {
         "demo,model=de_img,init_from=run://somewhere",
         "model=de_label,text=minilm,weights=some/folder",
         "image=resnet-50,image_weights=some/folder,text=bert-tiny",
+    ],
+    "rewrite": [
+        "",
+        "model=unchanged,dataset=utterance_rewrite",
+        "dataset=utterance_rewrite,size=tiny,copies=false",
+        "weights=some/folder,images=resnet-18,image_weights=some/folder,init_from=run://somewhere",
     ],
 }
 
@@ -113,6 +117,8 @@ def sections_of(config: dict) -> dict[str, type]:
         names = ("data", "eval", "loader", "mesh")
         own = {"task": RankingOptions, "knn": KnnOptions}
         return {n: LOOP_SECTIONS[n] for n in names} | own
+    if config["system"] == "unchanged":
+        return {n: LOOP_SECTIONS[n] for n in ("data", "eval")} | {"task": task.OPTIONS}
     return LOOP_SECTIONS | {
         "task": task.OPTIONS,
         "model": task.MODEL_OPTIONS,
@@ -149,6 +155,13 @@ def test_a_section_gives_back_its_dataclass():
     options = Options(width=3, share=0.25, kind="bee", other="y", name="n", names=("p", "q"))
     assert build(Options, section(options), "s") == options
     assert build(Options, to_dict(section(options)), "s") == options
+
+
+def test_a_switch_with_a_choice_beside_it_takes_both_and_nothing_else():
+    for value in (True, False, "never"):
+        assert build(DecodingOptions, {"early_stopping": value}, "d").early_stopping == value
+    with pytest.raises(UserError, match=r'"nevr"|did you mean "never"'):
+        build(DecodingOptions, {"early_stopping": "nevr"}, "d")
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,15 @@ import pytest
 from flax import linen as nn
 from PIL import Image
 
-from configs import respond
+from configs import respond, rewrite
 from mmjax.config import to_dict
+from mmjax.data.batches import HostBatches
 from mmjax.data.dialogue_marks import dialogue_marks
 from mmjax.data.examples import SkipRecord
+from mmjax.data.featurize import Ragged, collate
 from mmjax.data.images import ImageOptions
 from mmjax.data.index import build_index, open_index
-from mmjax.data.loader import HostBatches
+from mmjax.data.packing import pack_row
 from mmjax.data.photos import BytesPhoto
 from mmjax.data.plan import EvalPlan
 from mmjax.data.schema import Dialogue, Photo, Turn
@@ -69,7 +71,7 @@ SHOWN = Dialogue(
 
 @pytest.fixture(scope="module", autouse=True)
 def tiny():
-    network = presets.gpt2(layers=1, width=16, heads=2, max_positions=64, dropout=0.0)
+    network = presets.gpt2(layers=1, width=32, heads=2, max_positions=64, dropout=0.0)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(presets.CAUSAL_PRESETS, "gpt2-tiny", network)
         yield
@@ -117,7 +119,7 @@ def test_an_answer_follows_what_was_said_and_the_mark_of_who_answers(vocabulary)
     assert text == "<A你好B好A我要退货B退了>"
     assert learned == "000000000000111"
     assert speakers == "<AAABBAAAAABBBB"
-    assert told(vocabulary, task.featurize(SHOP, 3, None)["reply_speaker"][None]) == "B"
+    assert told(vocabulary, task.featurize(SHOP, 3, None)["reply_speaker"]) == "B"
 
 
 def test_a_rewrite_follows_its_query_and_the_mark_of_rewrites(vocabulary):
@@ -147,6 +149,7 @@ def test_the_index_knows_the_lengths_that_rows_have(vocabulary, make):
     task = task_of(vocabulary, make, max_length=16)
     for example in task.examples(SHOP):
         made = task.featurize(SHOP, example.sub, None)
+        assert made.keys() == task.ragged.keys() == example.lengths.keys()
         for name, length in example.lengths.items():
             assert len(made[name]) == length
 
@@ -336,14 +339,37 @@ def test_the_evaluator_s_figures_are_the_metric_s_of_the_texts(vocabulary):
     assert part.rows[0].tolist() == [0, 1]
 
 
+def test_packed_examples_are_learned_as_alone_with_their_images(vocabulary):
+    seen = {"image": "resnet-tiny", "copies": True}
+    task = task_of(vocabulary, model=seen, image=ImageOptions(size=32), max_length=16)
+    others = Dialogue("o", (Turn(0, "货", (photo("r"),)), Turn(1, "你好")))
+    batch = batch_of(task, [SHOWN, others, SHOP])
+    module, packing = task.module(), task.packing(40)
+    variables = nn.unbox(jax.jit(lambda b: module.init(jax.random.key(0), b, train=False))(batch))
+    variables = jax.tree.map(lambda x: 3 * x, variables)
+    pairs = [(d, e.sub, e.lengths) for d in (SHOWN, others, SHOP) for e in task.examples(d)]
+    rows = []
+    for some in (pairs[:2], pairs[2:4], pairs[4:]):
+        made = [task.featurize(dialogue, sub, None) for dialogue, sub, _ in some]
+        lengths = {n: [found[n] for *_, found in some] for n in packing.lengths}
+        rows.append(pack_row(made, lengths, packing))
+    ragged = {**packing.ragged, "dialogue": Ragged(0, (40,))}
+    packed = collate(rows, rows[0], ragged, dict.fromkeys(ragged, 40))
+    packed["weight"] = np.ones(3, np.float32)
+    assert packed["has_image"].shape == (3, 4) and packed["has_image"].sum() == 4
+
+    @jax.jit
+    def loss(batch):
+        return response_loss(module.apply(variables, batch, train=False), batch)
+
+    np.testing.assert_allclose(loss(packed), loss(batch), rtol=1e-4)
+
+
 def echoes(count: int, seed: int) -> list[Dialogue]:
-    """What is asked is answered with its second sign."""
-    rng = np.random.default_rng(seed)
-    made = []
-    for i in range(count):
-        a, b = rng.choice(list("你好我要退货"), 2)
-        made.append(Dialogue(f"d{i}", (Turn(0, a + b), Turn(1, str(b)))))
-    return made
+    """One sign is asked, and answered with another one."""
+    asked = np.random.default_rng(seed).choice(list("你好我要"), count)
+    given = dict(zip("你好我要", "退货了的", strict=True))
+    return [Dialogue(f"d{i}", (Turn(0, a), Turn(1, given[a]))) for i, a in enumerate(asked)]
 
 
 def test_it_learns_to_answer(tmp_path, monkeypatch):
@@ -356,8 +382,8 @@ def test_it_learns_to_answer(tmp_path, monkeypatch):
     config.task.update(max_length=16, target_max_length=4)
     config.task.decoding.max_new_tokens = 4
     config.model.vocab_size = 300
-    config.train.update(global_batch_size=16, total_epochs=None, total_steps=60, length_window=1)
-    config.optim.learning_rate = 1e-2
+    config.train.update(global_batch_size=16, total_epochs=None, total_steps=200, length_window=1)
+    config.optim.learning_rate = 5e-3
     config.eval.update(every_epochs=None, batch_size=48)
     config.observe.tensorboard = False
     config.data.data_dir = str(tmp_path / "data")
@@ -376,3 +402,20 @@ def test_it_learns_to_answer(tmp_path, monkeypatch):
     assert found[0]["id"] == "d0#1" and len(found[0]["turns"]) == 1
     system.page(tmp_path / "page.html", "dev", found)
     assert "d0#1" in (tmp_path / "answers.js").read_text() + (tmp_path / "page.html").read_text()
+
+
+def test_queries_that_stay_as_they_are_are_a_row_to_compare_with(tmp_path, monkeypatch):
+    source = ListSource([SHOP, Dialogue("b", (Turn(0, "要吗", rewrites=("要吗",)),))])
+    monkeypatch.setattr("mmjax.data.splits.open_source", lambda options, split, **_: source)
+    config = rewrite.get_config("model=unchanged")
+    config.data.data_dir = str(tmp_path / "data")
+    system, workdir = make_system(to_dict(config)), WorkDir(tmp_path / "run")
+    workdir.path.mkdir()
+    system.train(workdir)
+    found = read_result(str(workdir.path / "result.json")).metrics["test"]
+    metric = GenerationMetric()
+    said = answers(["我要退货", "要吗"], [["我要退你的货", "要退货"], ["要吗"]])
+    want = metric.compute(metric.update(metric.init(), said, {}))
+    assert found == pytest.approx(want)
+    assert found["exact"] == 50
+    assert [answer["answer"] for answer in system.predict(workdir, "dev", 1)] == said.text.tolist()

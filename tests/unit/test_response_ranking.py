@@ -14,10 +14,10 @@ from flax import linen as nn
 from configs import respond
 from mmjax.answers import read_answers
 from mmjax.config import to_dict
+from mmjax.data.batches import HostBatches
 from mmjax.data.examples import SkipRecord
 from mmjax.data.images import ImageOptions
 from mmjax.data.index import build_index
-from mmjax.data.loader import HostBatches
 from mmjax.data.perturb import BLANK
 from mmjax.data.plan import EvalPlan
 from mmjax.data.schema import Dialogue, Photo, Turn

@@ -12,10 +12,10 @@ from sklearn.metrics import f1_score
 
 from configs import rewritable as config_file
 from mmjax.config import to_dict
+from mmjax.data.batches import HostBatches
 from mmjax.data.examples import SkipRecord
 from mmjax.data.images import ImageOptions
 from mmjax.data.index import build_index
-from mmjax.data.loader import HostBatches
 from mmjax.data.perturb import BLANK
 from mmjax.data.plan import EvalPlan
 from mmjax.data.schema import Dialogue, Photo, Turn
