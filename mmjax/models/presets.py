@@ -97,9 +97,10 @@ def sinusoidal(
     attention_dropout: float = 0.2,
     feed_forward_dropout: float = 0.2,
 ) -> TransformerConfig:
-    """The encoder of Vaswani et al. 2017, whose words are not scaled (Shuster et al. 2020, 4.2).
+    """The encoder of Vaswani et al. 2017, as ParlAI has it in TransResNet (Shuster et al. 2020).
 
-    Raises ValueError when the width does not divide among the heads.
+    Its words are not scaled, but begin as large as the positions. Raises ValueError when the width
+    does not divide among the heads.
     """
     return TransformerConfig(
         vocab_size=vocab_size,
@@ -109,7 +110,7 @@ def sinusoidal(
         position=SinusoidalPositions(max_positions),
         attention=Attention(heads, per_head(width, heads), attention_dropout, std=None),
         feed_forward=FeedForward(feed_forward, "relu", dropout=feed_forward_dropout, std=None),
-        word_std=width**-0.5,
+        word_std=1.0,
         dropout=dropout,
     )
 

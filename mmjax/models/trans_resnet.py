@@ -7,6 +7,7 @@ style branch; what the paper leaves open is as in its code, ParlAI's projects/im
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from typing import Any, Literal
 
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jaxtyping import Array, Float
 from mmjax.models.batch_norm import BatchNorm
 from mmjax.models.dual_encoder import pool
 from mmjax.models.image_tower import ImageTowerConfig
-from mmjax.models.layers import Dropout, Projection
+from mmjax.models.layers import Dropout, Projection, uniform_init
 from mmjax.models.pixels import network_input
 from mmjax.models.positions import SinusoidalPositions
 from mmjax.models.presets import per_head
@@ -84,13 +85,14 @@ class TransResNet(nn.Module):
         self.context_tower = Transformer(config.text)
         if not config.shared:
             self.response_tower = Transformer(config.text)
-        self.text_head = _linear(config.hidden_dim)  # of both
+        self.text_head = _linear(config.text.width, config.hidden_dim)  # of both
         if config.image is not None:
             self.image_tower = config.image.module()
             # A network that is kept as it came has features of any size: these are always new.
             mode = "groups" if config.image.batch_norm == "groups" else "global"
             self.image_norm = BatchNorm(mode, config.image.batch_norm_group)
-            self.image_heads = [_linear(config.hidden_dim) for _ in range(config.image_layers)]
+            widths = [config.image.width, *[config.hidden_dim] * config.image_layers]
+            self.image_heads = [_linear(*pair) for pair in itertools.pairwise(widths)]
         if config.fusion != "sum":
             self.fusion = Stack(config.fusion_stack())
         self.dropout = Dropout(config.dropout)
@@ -162,5 +164,7 @@ class ContextClassifier(TransResNet):
         return {"logits": self.head(self.embed_context(batch, train=train))[:, None]}
 
 
-def _linear(width: int) -> Projection:
-    return Projection((width,), ("embed",), ("joint",), std=None)
+def _linear(inputs: int, width: int) -> Projection:
+    # As PyTorch's begin. The scores are not divided by anything: larger vectors would make of the
+    # first softmax a choice of one at random, from which it takes long to come back.
+    return Projection((width,), ("embed",), ("joint",), init_kernel=uniform_init(inputs**-0.5))

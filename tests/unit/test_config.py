@@ -14,6 +14,7 @@ from ml_collections import config_flags
 
 from mmjax import config as config_lib
 from mmjax.baselines.bm25_system import Bm25Options
+from mmjax.baselines.knn_options import KnnOptions
 from mmjax.config import (
     LOOP_SECTIONS,
     TrainOptions,
@@ -34,6 +35,7 @@ from mmjax.decoding.options import DecodingOptions
 from mmjax.errors import UserError
 from mmjax.optim.build import OptimOptions
 from mmjax.tasks import task_module
+from mmjax.tasks.response_ranking import RankingOptions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -60,6 +62,17 @@ VARIANTS = {
         "size=xl,weights=some/folder,role=agent",
         "dataset=jddc_pairs,size=tiny,packed=512,init_from=run://somewhere",
         "images=resnet-18,image_weights=some/folder",
+        "model=transresnet",
+        "model=transresnet,demo,images=resnet-18,image_weights=some/folder",
+        "model=transresnet,weights=some/folder,dataset=jddc_pairs",
+        "model=knn,encoder=some/folder",
+        "model=knn,demo,encoder=run://a,ranker=run://a,images=resnet-18,image_weights=some/folder",
+    ],
+    "rewritable": [
+        "",
+        "model=transresnet,init_from=run://somewhere",
+        "model=transresnet,images,image_weights=some/folder",
+        "weights=some/folder,dataset=jddc21/annotated",
     ],
     "retrieval": [
         "",
@@ -100,6 +113,10 @@ def sections_of(config: dict) -> dict[str, type]:
     if config["system"] == "bm25":
         names = ("data", "eval")
         return {n: LOOP_SECTIONS[n] for n in names} | {"task": task.OPTIONS, "bm25": Bm25Options}
+    if config["system"] == "knn":
+        names = ("data", "eval", "loader", "mesh")
+        own = {"task": RankingOptions, "knn": KnnOptions}
+        return {n: LOOP_SECTIONS[n] for n in names} | own
     if config["system"] == "unchanged":
         return {n: LOOP_SECTIONS[n] for n in ("data", "eval")} | {"task": task.OPTIONS}
     return LOOP_SECTIONS | {

@@ -179,7 +179,10 @@ def test_vectors_are_the_mean_over_all_tokens_of_the_last_layer(tmp_path, vocabu
     }
     source = ListSource(chats(3, "a", turns=4))
     with jax.set_mesh(mesh):
-        found = open_weights_of(task, options, mesh).ask("text", source)
+        network = open_weights_of(task, options, mesh)
+        found = network.ask("text", source)
+    with pytest.raises(UserError, match="holds no example for this task: 1 x nobody answers"):
+        network.split(ListSource([Dialogue("d", (Turn(0, "a"),))]))
     split = Split(source, build_index(task, source))
     for record, turn, vector in zip(split.index.record, split.index.sub, found, strict=True):
         ids = task.featurize(source[int(record)], int(turn), None)["context"]

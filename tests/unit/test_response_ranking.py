@@ -74,6 +74,14 @@ def signs(vocabulary, ids) -> str:
     return "".join(names.get(i) or tokenizer.decode([i]) for i in ids.tolist())
 
 
+def batch_of(task, source):
+    """Every example of the source."""
+    index = build_index(task, source)
+    rows = np.arange(len(index))
+    given = task, [source], [index], EvalPlan(rows, len(rows)), rows
+    return HostBatches(*given, seed=0, fields=None, cached_examples=0)(0)
+
+
 # What is read
 
 
@@ -89,7 +97,7 @@ def test_a_context_is_every_turn_before_and_a_response_the_turn_itself(vocabular
 
 
 def test_the_oldest_tokens_of_a_context_and_the_last_of_a_response_are_dropped(vocabulary):
-    task = task_of(vocabulary, context_max_length=8, response_max_length=3)
+    task = task_of(vocabulary, context_max_length=7, response_max_length=3)
     for example in task.examples(SHOP):
         made = task.featurize(SHOP, example.sub, None)
         assert {name: len(made[name]) for name in ("context", "response")} == example.lengths
@@ -124,11 +132,7 @@ def test_the_last_photo_that_could_be_had_is_seen(vocabulary):
 def test_equal_responses_are_no_negatives_unless_they_are_asked_to_be(vocabulary):
     source = ListSource([Dialogue(f"d{k}", (Turn(0, "你"), Turn(1, "好"))) for k in range(2)])
     for masked in (True, False):
-        task = task_of(vocabulary, mask_equal_responses=masked)
-        index = build_index(task, source)
-        rows = HostBatches(
-            task, [source], [index], EvalPlan(np.arange(2), 2), np.arange(2), seed=0
-        )(0)
+        rows = batch_of(task_of(vocabulary, mask_equal_responses=masked), source)
         assert rows["keys"].shape == (2, int(masked))
         assert len(np.unique(rows["keys"])) <= 1
 
@@ -161,10 +165,7 @@ def test_with_photos_the_network_has_their_branch(vocabulary, fusion):
     model = {"image": "resnet-tiny", "fusion": fusion, "hidden_dim": 8}
     image = ImageOptions(size=32)
     task = task_of(vocabulary, model, images=True, image=image, context_max_length=32)
-    source = ListSource([SHOP])
-    index = build_index(task, source)
-    plan = EvalPlan(np.arange(3), 3)
-    batch = HostBatches(task, [source], [index], plan, np.arange(3), seed=0)(0)
+    batch = batch_of(task, ListSource([SHOP]))
     init = functools.partial(task.module().init, train=False)
     made = nn.meta.unbox(jax.eval_shape(init, jax.random.key(0), batch))
     assert set(made["batch_stats"]) == {"image_tower", "image_norm"}
