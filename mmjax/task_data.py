@@ -171,8 +171,8 @@ def packed_plan(split: Split, packing: Packing, batch_size: int, seed: int) -> P
     for (name, limit), longest in zip(packing.limits.items(), lengths.max(axis=0), strict=True):
         if longest > limit:
             raise UserError(
-                f"an example of {split.source.name} has {longest} of what a row holds {limit} "
-                f"({name}): raise config.train.packed_length (now {packing.row_length} tokens), or "
+                f"{split.source.name}: the longest example has {longest} of {name!r}, and a row "
+                f"holds {limit}: raise config.train.packed_length (now {packing.row_length}), or "
                 "lower what the task keeps of a dialogue (config.task.max_length)."
             )
     return PackedPlan([lengths], tuple(packing.limits.values()), batch_size, seed)
