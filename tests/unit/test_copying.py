@@ -6,7 +6,6 @@ import functools
 import itertools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
@@ -52,6 +51,8 @@ def losses(batch):
 
 
 _losses = jax.jit(functools.partial(MODEL.apply, train=False))
+_begin = jax.jit(functools.partial(MODEL.apply, branches=2, steps=4, method="begin"))
+_step = jax.jit(functools.partial(MODEL.apply, method="step"))
 
 
 def test_the_loss_is_that_of_words_and_copies_together():
@@ -66,8 +67,15 @@ def test_the_loss_is_that_of_words_and_copies_together():
         np.asarray(jax.nn.log_softmax(logits)), labels[..., None], axis=-1
     )[..., 0]
     given = (hidden, word_losses, ids, labels, read[:, None, :], first)
-    made = nn.unbox(head.init(jax.random.key(1), *given))
-    found = head.apply(made, *given)[0]
+    made = nn.unbox(jax.jit(head.init)(jax.random.key(1), *given))
+
+    @jax.jit
+    def compute(made):
+        keys = head.apply(made, hidden, first, method="keys")
+        log_p = head.apply(made, hidden, logits, keys, ids, read, method="log_p")
+        return head.apply(made, *given)[0], log_p
+
+    found, log_p = compute(made)
 
     p = jax.tree.map(lambda x: np.asarray(x, np.float64), made)["params"]
     x = hidden[0].astype(np.float64)
@@ -87,8 +95,6 @@ def test_the_loss_is_that_of_words_and_copies_together():
     np.testing.assert_allclose(want.sum(axis=1), 1)
     np.testing.assert_allclose(found, -np.log(want[np.arange(6), labels[0]]), rtol=1e-4)
 
-    keys = head.apply(made, hidden, first, method="keys")
-    log_p = head.apply(made, hidden, logits, keys, ids, read, method="log_p")
     np.testing.assert_allclose(np.exp(log_p[0]), want, rtol=1e-4, atol=1e-7)
 
 
@@ -98,20 +104,14 @@ def test_word_by_word_gives_the_probabilities_of_the_whole_row(left):
     want = losses(row(DIALOGUES[0]))[len(read) - 1 :]
     prompt = row((read, []), left=left)
 
-    @jax.jit
-    def write(made, prompt, words):
-        log_p, cache = MODEL.apply(made, prompt, branches=2, steps=4, method="begin")
-        found = [log_p[0, words[0]]]
-        for before, word in itertools.pairwise(words):
-            cache = cache.reorder(jnp.array([[1, 0]]))
-            both = jnp.full((1, 2), before)
-            log_p, cache = MODEL.apply(made, cache, both, method="step")
-            found.append(log_p[0, 1, word])
-        return jnp.stack(found), jnp.exp(log_p).sum(axis=-1)
-
-    found, total = write(variables(), prompt, jnp.asarray(written))
+    log_p, cache = _begin(variables(), prompt)
+    found = [log_p[0, written[0]]]
+    for before, word in itertools.pairwise(written):
+        cache = cache.reorder(np.array([[1, 0]]))
+        log_p, cache = _step(variables(), cache, np.full((1, 2), before))
+        found.append(log_p[0, 1, word])
     np.testing.assert_allclose(found, -want[: len(written)], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(total, 1, rtol=1e-5)
+    np.testing.assert_allclose(np.exp(log_p).sum(axis=-1), 1, rtol=1e-5)
 
 
 def test_a_packed_dialogue_copies_from_itself_alone():

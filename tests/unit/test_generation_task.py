@@ -267,7 +267,14 @@ def small(vocabulary):
 
 def test_the_loss_and_the_perplexity_are_of_what_people_wrote_alone(small):
     task, module, variables, batch = small
-    hidden = module.apply(variables, batch, method=Decoder.hidden)
+
+    @jax.jit
+    def compute(variables, batch):
+        hidden = module.apply(variables, batch, method=Decoder.hidden)
+        losses = response_loss(module.apply(variables, batch, train=False), batch)
+        return hidden, losses, task.predictors()["log_p"].fn(variables, batch)
+
+    hidden, (total, weight), found = compute(variables, batch)
     words = variables["params"]["text"]["embeddings"]["word"]["embedding"]
     logits = np.asarray(hidden, np.float64) @ np.asarray(words, np.float64).T
     logits = logits[..., : module.config.text.vocab_size]
@@ -279,9 +286,7 @@ def test_the_loss_and_the_perplexity_are_of_what_people_wrote_alone(small):
     ):
         for place in np.flatnonzero(learned):
             want[r] += log_p[r, place - 1, ids[place]], 1
-    found = task.predictors()["log_p"].fn(variables, batch)
     np.testing.assert_allclose(found, want, rtol=1e-4)
-    total, weight = response_loss(module.apply(variables, batch, train=False), batch)
     np.testing.assert_allclose(total, -want[:, 0].sum(), rtol=1e-4)
     assert weight == want[:, 1].sum() == 2 + 5 + 3 + 2
 
