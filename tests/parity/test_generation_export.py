@@ -46,15 +46,12 @@ def run_card(folder, turns, answers):
 
 
 @pytest.mark.parametrize(
-    ("make", "options", "fit", "size"),
-    [
-        (response_task, ResponseOptions(**SIZES), train_character_tokenizer, 330),
-        (rewrite_task, RewriteOptions(**SIZES), train_tokenizer, 340),
-    ],
+    ("make", "options"),
+    [(response_task, ResponseOptions(**SIZES)), (rewrite_task, RewriteOptions(**SIZES))],
     ids=["response", "rewrite"],
 )
-def test_the_card_s_code_writes_the_same_texts(make, options, fit, size, tmp_path):
-    fit([turn.text for turn in SAID] * 20, size, tmp_path / "vocabulary")
+def test_the_card_s_code_writes_the_same_texts(make, options, tmp_path):
+    train_character_tokenizer([turn.text for turn in SAID], 330, tmp_path / "vocabulary")
     task = make(options, ModelOptions(text="gpt2-tiny"))
     task.load(tmp_path / "vocabulary")
     _, variables, batch = exported(task, tmp_path / "export", dialogues=[TALK])
@@ -67,6 +64,15 @@ def test_the_card_s_code_writes_the_same_texts(make, options, fit, size, tmp_pat
         texts.append(task.decode(own))
         assert found.strip() == texts[-1]
     assert len(subs) == 2 and all(texts)
+
+
+def test_pieces_become_the_same_text_in_the_exported_tokenizer(tmp_path):
+    texts = [*(turn.text for turn in SAID), "we went 去 out", "ab 坏"]
+    tokenizer = train_tokenizer(texts[:4] * 20, 340, tmp_path)
+    theirs = tokenizer.to_tokenizers()
+    for text in texts:
+        ids = tokenizer.encode(text)
+        assert theirs.decode(ids.tolist()) == tokenizer.decode(ids)
 
 
 def test_what_copies_has_no_such_form(tmp_path):
