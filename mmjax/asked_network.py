@@ -52,7 +52,12 @@ class AskedNetwork:
 
 
 def open_run(
-    place: str, key: str, task_name: str, options: Mapping[str, Any], mesh: Mesh
+    place: str,
+    key: str,
+    task_name: str,
+    options: Mapping[str, Any],
+    mesh: Mesh,
+    task_options: Mapping[str, Any],
 ) -> AskedNetwork:
     """The network of a finished run.
 
@@ -60,6 +65,7 @@ def open_run(
       place: "run://DIR", or the path of an artifact; `key`: the option that names it, for messages.
       task_name: what it must have learned.
       options: the sections "data", "eval" and "loader" of who asks, as dataclasses.
+      task_options: of the run's "task", those that say what it is asked about, as values.
 
     Raises:
       UserError: no finished run, one of another kind, or a damaged one.
@@ -71,6 +77,7 @@ def open_run(
         raise UserError(
             f"config.{key}={place} has learned the task {found!r}; one of {task_name!r} is needed."
         )
+    config = {**config, "task": {**config["task"], **task_options}}
     task = make_task(config, config_lib.build_sections(config, config_sections(config)))
     with storage.local_folder(folder / "preprocessing") as here:
         task.load(here)

@@ -174,7 +174,11 @@ class KnnSystem:
         return judged_texts(said, right, index.record, index.sub)
 
     def _candidates(self, split: Split) -> Candidates:
-        """Of each example, at most `top` + `image_top`; the first of them is the answer."""
+        """Of each example, at most `top` + `image_top`; the first of them is the answer.
+
+        Raises:
+          UserError: an example has none, as it is of the only training dialogue.
+        """
         train, options = self._source("train"), self._options["knn"]
         found = self._nearest(
             self._encoder.ask(self._vectors, train),
@@ -182,6 +186,9 @@ class KnnSystem:
             options.top,
             split,
         )
+        if (found.example[:, 0] < 0).any():
+            name = split.ids()[np.argmax(found.example[:, 0] < 0)]
+            raise UserError(f"{train.name} has no dialogue beside {name} itself to answer it with.")
         if self._by_photo:
             theirs, ours = (self._seer.ask("image", s) for s in (train, split.source))
             more = self._nearest(
@@ -283,8 +290,10 @@ class KnnSystem:
         return open_weights_of(task, self._options, self._mesh)
 
     def _of_run(self, key: str, place: str) -> AskedNetwork:
-        found = open_run(place, f"knn.{key}", RANKING, self._options, self._mesh)
-        images = self._options["task"].images
+        task, images = self._options["task"], self._options["task"].images
+        # Whose answers are asked for is our affair; what is seen of a context is the network's.
+        asked = {"role": task.role, "answers": task.answers}
+        found = open_run(place, f"knn.{key}", RANKING, self._options, self._mesh, asked)
         if found.task.options.images != images:
             raise UserError(
                 f"config.knn.{key}={place} was trained with config.task.images={not images}: "

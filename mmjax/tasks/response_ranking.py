@@ -239,7 +239,7 @@ class ResponseRankingTask(RankingExamples):
     # Judging
 
     def evaluator(self) -> HitsEvaluator:
-        return HitsEvaluator(pool=self.options.pool, ties=self.options.ties)
+        return HitsEvaluator(self.references, pool=self.options.pool, ties=self.options.ties)
 
     def answers(self, split: Split, predict: Predict, top: int) -> list[dict[str, Any]]:
         """The best of the split's own responses for every example, which the right one is among.

@@ -29,7 +29,7 @@ ALLOWED = {
     "evaluators": {"data", "errors", "metrics", "parallel"},
     "evaluators_decisions": {"data", "errors", "evaluators", "metrics"},
     "evaluators_generation": {"data", "evaluators", "metrics"},
-    "evaluators_hits": {"data", "evaluators", "metrics"},
+    "evaluators_hits": {"data", "evaluators", "evaluators_generation", "metrics"},
     "figures": {"metrics"},
     "published": {"config", "errors"},
     "report_formats": set(),

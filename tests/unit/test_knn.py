@@ -14,7 +14,7 @@ from mmjax.data.index import build_index
 from mmjax.data.schema import Dialogue, Turn
 from mmjax.data.sources import ListSource
 from mmjax.data.splits import Split
-from mmjax.data.tokenizers import train_character_tokenizer
+from mmjax.data.tokenizers import load_tokenizer, train_character_tokenizer
 from mmjax.errors import UserError
 from mmjax.parallel.mesh import make_mesh
 from mmjax.systems import make_system
@@ -158,9 +158,7 @@ def test_vectors_are_the_mean_over_all_tokens_of_the_last_layer(tmp_path, vocabu
     from transformers import BertConfig, BertModel
 
     torch.manual_seed(0)
-    task = RankingExamples(RankingOptions())
-    task.load(vocabulary)
-    tokenizer = task._reader.tokenizer
+    tokenizer = load_tokenizer(vocabulary)
     shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
     bert = BertModel(
         BertConfig(vocab_size=tokenizer.vocab_size, intermediate_size=32, **shape),

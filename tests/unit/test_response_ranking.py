@@ -25,6 +25,7 @@ from mmjax.data.sources import ListSource
 from mmjax.data.tokenizers import load_tokenizer, train_character_tokenizer
 from mmjax.errors import UserError
 from mmjax.evaluators_hits import HitsEvaluator, drawn_candidates
+from mmjax.metrics.generation import GenerationMetric, answers
 from mmjax.models import presets
 from mmjax.results import read_result
 from mmjax.systems import make_system
@@ -182,9 +183,10 @@ def test_hits_are_those_of_a_full_sort():
     responses = rng.normal(size=(12, 4)).astype(np.float32)
     own = rng.integers(0, 12, 40)
     contexts = (responses[own] + rng.normal(size=(40, 4))).astype(np.float32)
-    source = ListSource([])
+    said = [Dialogue(f"d{k}", (Turn(0, "a"), Turn(1, f"是的好吧{'abcdefghijkl'[k]}"))) for k in own]
+    source = ListSource(said)
     index = dataclasses.replace(
-        build_index(None, source),
+        build_index(None, ListSource([])),
         record=np.arange(40),
         sub=np.ones(40, np.int32),
         keys={"response": own.astype(np.uint64)},
@@ -193,7 +195,11 @@ def test_hits_are_those_of_a_full_sort():
     def predict(name, examples):
         return contexts[examples] if name == "context" else responses[own[examples]]
 
-    found = HitsEvaluator(pool=5).evaluate(index, predict)
+    def references(dialogue, turn):
+        return (dialogue.turns[turn].text,)
+
+    judge = HitsEvaluator(references, pool=5).reading(source)
+    found = judge.evaluate(index, predict)
     scores = np.float64(contexts) @ np.float64(responses[np.unique(own)].T)
     gold = np.unique(own, return_inverse=True)[1]
     rank = (scores > scores[np.arange(40), gold][:, None]).sum(1)
@@ -204,7 +210,14 @@ def test_hits_are_those_of_a_full_sort():
     best = np.take_along_axis(scores, drawn, 1).argmax(1)
     assert found.metrics["hits@1/5"] == pytest.approx(100 * (best == 0).mean())
     assert found.chance["hits@1/5"] == 20
-    assert set(found.metrics) == set(HitsEvaluator(pool=5).metric_names)
+    assert set(found.metrics) == set(judge.metric_names)
+    # Of what is chosen all but the last character is right anyway.
+    metric = GenerationMetric()
+    texts = [references(said[list(own).index(np.unique(own)[k])], 1)[0] for k in scores.argmax(1)]
+    right = [references(dialogue, 1) for dialogue in said]
+    want = metric.compute(metric.update(metric.init(), answers(texts, right), {}))
+    assert 0 < want["bleu"] < 100
+    assert found.metrics["bleu@chosen"] == pytest.approx(want["bleu"])
 
 
 def test_the_candidates_of_a_context_are_always_the_same_and_never_twice():
