@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
@@ -22,6 +23,7 @@ from mmjax.errors import UserError
 from mmjax.losses.objective import LocalTerm, Objective
 from mmjax.losses.response import response_loss
 from mmjax.models.decoder import Decoder, DecoderConfig
+from mmjax.models.packed_rows import packed_positions
 from mmjax.models.presets import gpt2
 from mmjax.task_data import packed_plan
 
@@ -157,6 +159,12 @@ def test_the_shapes_are_those_of_a_batch():
         return jax.tree.map(lambda x: (x.shape[1:], x.dtype), batch)
 
     assert shapes(made.smallest()) == shapes(made.largest()) == shapes(made(0))
+
+
+def test_positions_begin_anew_in_each_dialogue_and_padding_never_runs_out_of_them():
+    number = jnp.array([[1, 1, 1, 2, 2, 0, 0, 0, 0, 0], [1, 2, 2, 2, 2, 2, 3, 0, 0, 0]])
+    found = packed_positions(number, number > 0)
+    assert found.tolist() == [[0, 1, 2, 0, 1, 0, 0, 0, 0, 0], [0, 0, 1, 2, 3, 4, 0, 0, 0, 0]]
 
 
 @functools.partial(jax.jit, static_argnums=0)
