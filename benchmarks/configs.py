@@ -56,6 +56,11 @@ CASES: dict[str, Case] = {
     "intent-albert": Case("configs/intent.py:model=albert"),
     "intent-t5": Case("configs/intent.py:model=t5"),
     "intent-t5-3b": Case("configs/intent.py:model=t5,size=3b"),
+    "respond": Case("configs/respond.py"),
+    "respond-images": Case("configs/respond.py:images=resnet-18"),
+    "rewrite": Case("configs/rewrite.py"),
+    "respond-transresnet": Case("configs/respond.py:model=transresnet"),
+    "rewritable": Case("configs/rewritable.py"),
     "rerank": Case(f"configs/rerank.py:candidates=run://runs/bm25,{_MINILM}"),
 }
 

@@ -5,6 +5,7 @@
     configs/intent.py:model=t5,weights=FOLDER         T5-base, asked in words; or size=3b
     configs/intent.py:text=minilm,weights=FOLDER      MiniLM: small and quick
     configs/intent.py:prefix=shared,...               a dialogue is read once, and scored throughout
+    configs/intent.py:packed=512,...                  several texts share a row of 512 tokens
     configs/intent.py:demo                            a small one on generated dialogues, in minutes
 
 `init_from=run://DIR` starts from the weights of another run. A single key is changed with
@@ -46,11 +47,15 @@ PREFIXES = ("separate", "shared")
 # Of a dialogue every turn is an example; where it is read once, it is one for all of its turns.
 TURNS_PER_DIALOGUE = 8
 
+# Tokens of an example in PhotoChat, about.
+TOKENS = {"separate": 56, "shared": 92}
+
 # Examples that are sorted by length and dealt out to batches: enough for little padding where
 # dialogues have their whole length, and where long ones are cut.
 WINDOW, SHORT_WINDOW = 8192, 2048
 
-SLICE = "v5e:2x2"  # what batches of 32 rows, and of four dialogues, divide by
+SLICE = "v5e:2x2"  # what batches of 32 rows, of four dialogues, and of packed rows, divide by
+CHIPS = 4
 
 
 def get_config(variant: str = "") -> ConfigDict:
@@ -59,6 +64,7 @@ def get_config(variant: str = "") -> ConfigDict:
     Args:
       variant: `model`: one of MODELS; `size`: of it; `weights`: folder or hub id to start from;
         `text=minilm`: another encoder, with a recipe of its own; `prefix`: one of PREFIXES;
+        `packed`: tokens of rows that examples share, about as many examples in a batch as without;
         `dataset`: a builder; `init_from`: a run; `demo`: a small model, trained in minutes on
         generated dialogues unless a dataset is named.
     """
@@ -69,6 +75,7 @@ def get_config(variant: str = "") -> ConfigDict:
         text="",
         weights="",
         prefix="separate",
+        packed=0,
         dataset="",
         init_from="",
         demo=False,
@@ -180,6 +187,10 @@ def _config(
     shared = arg.prefix == "shared"
     rows = TURNS_PER_DIALOGUE if shared else 1
     batch_size = max(1, batch_size // rows)
+    window = max(1, window // rows // batch_size)
+    if arg.packed:
+        packed_rows = batch_size * TOKENS[arg.prefix] / arg.packed
+        batch_size, window = CHIPS * max(1, round(packed_rows / CHIPS)), 1
     return new_config(
         label=f"{name}, read once" if shared else name,
         system="network",
@@ -187,7 +198,8 @@ def _config(
         data=DataOptions(dataset=arg.dataset),
         train=TrainOptions(
             global_batch_size=batch_size,
-            length_window=max(1, window // rows // batch_size),
+            length_window=window,
+            packed_length=arg.packed or None,
             total_epochs=epochs,
             init_from=arg.init_from or None,
         ),

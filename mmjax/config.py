@@ -49,12 +49,15 @@ class TrainOptions:
     """How long, and in which batches. Give exactly one of the three totals.
 
     Attributes:
-      global_batch_size: examples per step over all devices of all processes.
+      global_batch_size: examples per step over all devices of all processes; with `packed_length`
+        rows, each with several of them.
       micro_batch_size: of these, how many go through the model at a time; None: all. The losses
         over all pairs still see the whole batch (cached gradients), and the memory is that of a
         part; the model runs forward twice. Dropout draws anew for every part.
       length_window: batches whose examples are sorted by length and dealt out anew, so that there
         is little padding; 1: as they are drawn.
+      packed_length: tokens of a row, into which as many whole examples are put as it holds, in
+        place of a `length_window`; None: an example has a row of its own.
       total_steps, total_epochs, total_examples: length of the run; 0 scores the first state.
       max_skipped_steps: consecutive steps with a non-finite loss or gradient (each leaves the
         state untouched) after which the run stops.
@@ -65,6 +68,7 @@ class TrainOptions:
     global_batch_size: int = limited(128, low=1)
     micro_batch_size: int | None = limited(None, low=1)
     length_window: int = limited(1, low=1)
+    packed_length: int | None = limited(None, low=1)
     total_steps: int | None = operational(None)
     total_epochs: float | None = operational(None)
     total_examples: int | None = operational(None)
@@ -231,8 +235,8 @@ def new_config(*, label: str, system: str, task_name: str, **sections: Any) -> C
 def section(options: Any) -> ConfigDict:
     """The dataclass instance `options` as a ConfigDict.
 
-    A key that may be None takes any literal from the command line, None too, which a typed one
-    would refuse; `build` checks it.
+    A key of several types, of which None may be one, takes any literal from the command line, which
+    a typed one would refuse; `build` checks it.
     """
     values = ConfigDict()
     hints = typing.get_type_hints(type(options))
@@ -240,7 +244,9 @@ def section(options: Any) -> ConfigDict:
         value = getattr(options, field.name)
         if dataclasses.is_dataclass(value):
             value = section(value)
-        elif type(None) in typing.get_args(hints[field.name]):
+        elif (
+            type(None) in typing.get_args(hint := hints[field.name]) or len(_plain_types(hint)) > 1
+        ):
             value = FieldReference(value, field_type=object)
         values[field.name] = value
     return values
@@ -327,9 +333,12 @@ def suggestion(word: str, known: Iterable[str]) -> str:
 
 
 def duration(
-    options: Any, name: str, *, batch_size: int, examples_per_epoch: int, path: str
+    options: Any, name: str, *, batch_size: float, examples_per_epoch: int, path: str
 ) -> int | None:
     """Steps given by `{name}_steps`, `{name}_epochs` or `{name}_examples`; None if none is set.
+
+    Args:
+      batch_size: examples of a step, on average.
 
     Raises:
       UserError: when two are set, or one is not positive.
@@ -412,11 +421,10 @@ def _checked(value: Any, hint: Any, path: str) -> Any:
         if optional:
             return None
         raise UserError(f"config.{path} must have a value.")
-    choices = _choices(hint)
-    if choices and value not in choices:
+    choices, allowed = _choices(hint), _plain_types(hint)
+    if choices and value not in choices and not (bool in allowed and isinstance(value, bool)):
         near = suggestion(str(value), map(str, choices))
         raise UserError(f"config.{path}={value!r} is not a choice{near}.")
-    allowed = _plain_types(hint)
     if dataclasses.is_dataclass(allowed[0]):
         return build(allowed[0], value, path)
     if float in allowed and isinstance(value, int) and not isinstance(value, bool):

@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 from mmjax.data.index import ExampleIndex
+from mmjax.data.sources import Source
 from mmjax.errors import UserError
 from mmjax.metrics.base import ratio
 from mmjax.metrics.bootstrap import Sample
@@ -68,6 +69,14 @@ class Evaluator(Protocol):
 
     def evaluate(self, index: ExampleIndex, predict: Predict) -> Evaluation:
         """Scores the examples of `index`."""
+
+    def reading(self, source: Source) -> Evaluator:
+        """The one for a split with these records, where it compares with texts in them."""
+        return self
+
+    def in_training(self) -> Evaluator:
+        """The one for a run in training, where that may be cheaper."""
+        return self
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from mmjax.metrics.bleu import bleu_sample
 from mmjax.metrics.bootstrap import Sample
 from mmjax.metrics.classification import f1_parts
 from mmjax.metrics.retrieval import RankCounts, RetrievalMetric
@@ -24,6 +25,7 @@ class Figures:
     per_example: names of the columns, beside "ids", of the figures per example -> kinds.
     parts: from these columns, what the chief figure is computed from.
     bounded: headings of those that stand with their interval, beside the chief one's column.
+    decimals: of all figures.
     """
 
     columns: Mapping[str, str]
@@ -31,6 +33,7 @@ class Figures:
     per_example: Mapping[str, type | tuple[type, ...]]
     parts: Callable[[Mapping[str, Sequence[Any]]], Parts]
     bounded: tuple[str, ...] = ()
+    decimals: int = 1
 
     @property
     def chief_metric(self) -> str:
@@ -55,6 +58,14 @@ _RECALLS = Figures(
     parts=_recall_sums,
 )
 
+
+def _bleu(rows: Mapping[str, Sequence[Any]]) -> Parts:
+    return bleu_sample(np.asarray(rows["bleu"])), None, np.asarray(rows["dialogue"])
+
+
+_WRITTEN = {"BLEU": "bleu", "RG-L": "rougeL", "Dt-1": "distinct1", "Dt-2": "distinct2"}
+_WRITTEN_EXAMPLE = {"bleu": list, "dialogue": int}
+
 # Tasks with the same figures stand in the same tables.
 FIGURES: dict[str, Figures] = {
     "retrieval": _RECALLS,
@@ -71,5 +82,20 @@ FIGURES: dict[str, Figures] = {
         per_example={"label": int, "probability": (int, float), "dialogue": int},
         parts=_f1_of_argmax,
         bounded=("F1 at dev's threshold",),
+    ),
+    "response": Figures(
+        columns=_WRITTEN,
+        chief="BLEU",
+        per_example=_WRITTEN_EXAMPLE,
+        parts=_bleu,
+        decimals=2,
+    ),
+    "rewrite": Figures(
+        columns={**_WRITTEN, "exact": "exact"},
+        chief="BLEU",
+        per_example=_WRITTEN_EXAMPLE,
+        parts=_bleu,
+        bounded=("exact",),
+        decimals=2,
     ),
 }

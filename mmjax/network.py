@@ -25,7 +25,7 @@ from mmjax.artifacts import (
     write_artifact,
 )
 from mmjax.checkpoint.store import CheckpointStore
-from mmjax.data.loader import Loader
+from mmjax.data.packed_plan import PackedPlan
 from mmjax.data.plan import TrainPlan
 from mmjax.data.sources import Source
 from mmjax.data.splits import Split
@@ -188,24 +188,9 @@ class NetworkSystem:
 
     def _fit(self, workdir: WorkDir) -> trainer.LoopState:
         options = self._options
-        batch_size = options["train"].global_batch_size
         train = self._data.split("train")
-        schedule = run_schedule(options, len(train.index))
-        loader = Loader(
-            self._task,
-            [train.source],
-            [train.index],
-            TrainPlan(
-                [len(train.index)],
-                batch_size,
-                self._config["seed"],
-                window=options["train"].length_window,
-                lengths=[self._data.length(train)],
-            ),
-            self._mesh,
-            options["loader"],
-            seed=self._config["seed"],
-        )
+        loader, plan = self._data.train_loader(train)
+        schedule = run_schedule(options, len(train.index), plan.examples_per_batch)
         training = make_training(
             self._task,
             options,
@@ -213,6 +198,7 @@ class NetworkSystem:
             self._mesh,
             steps=schedule.total,
             examples=len(train.index),
+            per_step=plan.examples_per_batch,
         )
         abstract = training.abstract
         checkpoints = CheckpointStore(workdir.path / "checkpoints")
@@ -223,7 +209,7 @@ class NetworkSystem:
             state, host = checkpoints.restore(latest, abstract)
             loop = trainer.LoopState(**host)
             logger.info("continuing at step %d", latest)
-        self._describe(abstract, train, schedule, batch_size)
+        self._describe(abstract, train, schedule.total, plan)
 
         main = distributed.is_main()
         log = MetricsLog(workdir.path / "metrics", loop.lines) if main else None
@@ -244,7 +230,7 @@ class NetworkSystem:
                 best=best,
                 log=log,
                 writers=writers,
-                batch_size=batch_size,
+                batch_size=plan.examples_per_batch,
             )
         finally:
             for writer in writers:
@@ -269,18 +255,28 @@ class NetworkSystem:
             )
         return train_state.init_state(abstract, init, self._config["seed"], loaded)
 
-    def _describe(self, abstract: Any, train: Split, schedule: Any, batch_size: int) -> None:
+    def _describe(
+        self, abstract: Any, train: Split, steps: int, plan: TrainPlan | PackedPlan
+    ) -> None:
         params = abstract.base_variables()["params"]
         logger.info("parameters per device:\n%s", rules.bytes_table(params))
         logger.info(
-            "%s parameters, %s trained; %d training examples of %s; %d steps of %d examples",
+            "%s parameters, %s trained; %d training examples of %s; %d steps of %.5g examples",
             f"{train_state.count(params):,}",
             f"{train_state.count(abstract.params):,}",
             len(train.index),
             train.source.name,
-            schedule.total,
-            batch_size,
+            steps,
+            plan.examples_per_batch,
         )
+        if isinstance(plan, PackedPlan):
+            logger.info(
+                "%d rows of %d tokens in an epoch, %d in a step; %.1f %% of the tokens are padding",
+                plan.rows,
+                plan.limits[0],
+                plan.batch_size,
+                100 * plan.padding,
+            )
 
     # Judging and predicting.
 
@@ -330,7 +326,8 @@ class NetworkSystem:
                 by_number[key] = predict(name, examples)
             return by_number[key]
 
-        evaluation = self._task.evaluator().evaluate(split.index, remembered)
+        evaluator = self._task.evaluator().reading(split.source).in_training()
+        evaluation = evaluator.evaluate(split.index, remembered)
         if self._options["observe"].samples:  # on every process: it may ask for predictions
             picture = self._task.sample(split, remembered)
             for writer in writers if picture is not None else ():
@@ -338,7 +335,7 @@ class NetworkSystem:
         return dict(evaluation.metrics)
 
     def _evaluate(self, variables: Any, chosen: Mapping[str, float], split: Split) -> Evaluation:
-        evaluator = self._task.evaluator()
+        evaluator = self._task.evaluator().reading(split.source)
         if chosen:
             evaluator = dataclasses.replace(evaluator, **chosen)
         return evaluator.evaluate(split.index, self._data.predict(variables, split))

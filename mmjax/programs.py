@@ -58,7 +58,8 @@ def check_options(task: Any, options: Mapping[str, Any], mesh: Mesh) -> None:
     """What would otherwise be noticed at the first step or evaluation, after a long start.
 
     Raises:
-      UserError: a metric that there is not, or a batch that does not divide.
+      UserError: a metric that there is not, a batch that does not divide, or examples that cannot
+        share rows.
     """
     judged, names = options["eval"], task.evaluator().metric_names
     if judged.metric not in names:
@@ -67,17 +68,21 @@ def check_options(task: Any, options: Mapping[str, Any], mesh: Mesh) -> None:
     check_divides(mesh, judged.batch_size)
     task.check_batch(options["train"].global_batch_size)
     _check_micro_batch(task, options["train"], mesh)
+    _check_packing(task, options["train"])
 
 
-def run_schedule(options: Mapping[str, Any], examples: int) -> trainer.Schedule:
+def run_schedule(
+    options: Mapping[str, Any], examples: int, per_step: float | None = None
+) -> trainer.Schedule:
     """When things happen in a run.
 
     Args:
       examples: of an epoch.
+      per_step: examples of a step, on average; None: `global_batch_size`.
     """
     in_steps = functools.partial(
         config_lib.duration,
-        batch_size=options["train"].global_batch_size,
+        batch_size=per_step or options["train"].global_batch_size,
         examples_per_epoch=examples,
     )
     total = in_steps(options["train"], "total", path="train")
@@ -101,18 +106,27 @@ def run_schedule(options: Mapping[str, Any], examples: int) -> trainer.Schedule:
 
 
 def make_training(
-    task: Any, options: Mapping[str, Any], shapes: Any, mesh: Mesh, *, steps: int, examples: int
+    task: Any,
+    options: Mapping[str, Any],
+    shapes: Any,
+    mesh: Mesh,
+    *,
+    steps: int,
+    examples: int,
+    per_step: float | None = None,
 ) -> Training:
     """The state and the step of a run.
 
     Args:
       shapes: a global batch as ShapeDtypeStructs.
-      steps: of the whole run; examples: of an epoch.
+      steps: of the whole run; examples: of an epoch; per_step: see `run_schedule`.
     """
     module = task.module()
     train = options["train"]
     optim = in_steps(
-        options["optim"], batch_size=train.global_batch_size, examples_per_epoch=examples
+        options["optim"],
+        batch_size=per_step or train.global_batch_size,
+        examples_per_epoch=examples,
     )
     split = make_split(optim.frozen, optim.frozen_layers, optim.lora)
     tx = build_optimizer(optim, steps, train_state.abstract_params(module, shapes, split))
@@ -146,4 +160,21 @@ def _check_micro_batch(task: Any, train: config_lib.TrainOptions, mesh: Mesh) ->
             "config.train.micro_batch_size needs a model in which examples do not act on each "
             "other: batch statistics would be those of a part. Set "
             "config.model.batch_norm=frozen, or leave micro_batch_size out."
+        )
+
+
+def _check_packing(task: Any, train: config_lib.TrainOptions) -> None:
+    if train.packed_length is None:
+        return
+    if not task.packs:
+        raise UserError(
+            f"config.train.packed_length={train.packed_length}: the examples of this task, or of "
+            "this model, cannot share a row. Leave it out; config.train.length_window saves "
+            "padding too."
+        )
+    if train.length_window > 1:
+        raise UserError(
+            f"config.train.length_window={train.length_window} puts examples of like lengths into "
+            f"a batch, and config.train.packed_length={train.packed_length} makes rows of one "
+            "length: set config.train.length_window=1, or leave packed_length out."
         )

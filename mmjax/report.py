@@ -12,6 +12,7 @@ With --commands: how to run the published rows that have no measured one.
 from __future__ import annotations
 
 import argparse
+import fnmatch
 import math
 import re
 import sys
@@ -102,7 +103,7 @@ def make_report(table: PublishedTable, results: Sequence[Result]) -> Report:
     measured = {r.path: _measured_row(r, figures, table, marks.get(r.path, "")) for r in placed}
     own, others = (
         sorted(
-            (r for r in placed if (r.dataset["name"] == table.dataset) == home),
+            (r for r in placed if _at_home(r, table) == home),
             key=lambda r: -r.metrics[split][figures.chief_metric],
         )
         for home in (True, False)
@@ -147,9 +148,7 @@ def commands(table: PublishedTable, results: Sequence[Result]) -> str:
 def not_measured(table: PublishedTable, results: Sequence[Result]) -> list[PublishedRow]:
     """The published rows of which no result on the table's own dataset and split is a run."""
     measured = [
-        r
-        for r in results
-        if _belongs(r, table) and r.dataset["name"] == table.dataset and table.split in r.metrics
+        r for r in results if _belongs(r, table) and _at_home(r, table) and table.split in r.metrics
     ]
     return [row for row in table.rows if not any(row.is_run_of(r.config) for r in measured)]
 
@@ -208,13 +207,18 @@ def _winners(
             notes.append(f"No winner: {pair} cannot be paired, figures per query are missing.")
             continue
         difference, low, high = found
-        shown = f"{difference:+.1f} [{low:+.1f}, {high:+.1f}] (paired bootstrap, 95 %)"
+        shown = _signed(difference, low, high, figures.decimals)
         if low > 0:
             marks[first.path] = f" {WINNER}"
             notes.append(f"{WINNER} {pair}: {shown}.")
         else:
             notes.append(f"No winner: {pair}: {shown} includes 0.")
     return marks, notes
+
+
+def _signed(difference: float, low: float, high: float, decimals: int) -> str:
+    one, *bounds = (f"{x:+.{decimals}f}" for x in (difference, low, high))
+    return f"{one} [{', '.join(bounds)}] (paired bootstrap, 95 %)"
 
 
 def _compared(
@@ -271,20 +275,22 @@ def _own_columns(figures: Figures, split: str) -> list[str]:
 
 def _published_row(row: PublishedRow, figures: Figures, split: str) -> Row:
     values = [row.figures.get(name) for name in figures.columns.values()]
-    shown = ["" if value is None else f"{value:.1f}" for value in values]
+    shown = ["" if value is None else f"{value:.{figures.decimals}f}" for value in values]
     own = ["" for _ in _own_columns(figures, split)]
     return Row(Kind.PUBLISHED, [row.label, "published", *shown, *own])
 
 
 def _measured_row(r: Result, figures: Figures, table: PublishedTable, mark: str) -> Row:
-    chief, split = figures.chief_metric, table.split
+    chief, split, decimals = figures.chief_metric, table.split, figures.decimals
     shown = [
-        _with_interval(r, name, split)
+        _with_interval(r, name, split, decimals)
         if heading in figures.bounded
-        else f"{r.metrics[split][name]:.1f}"
+        else f"{r.metrics[split][name]:.{decimals}f}"
         for heading, name in figures.columns.items()
     ]
-    dev = _with_interval(r, chief, "dev") if chief in r.metrics.get("dev", {}) else ""
+    dev = ""
+    if chief in r.metrics.get("dev", {}):
+        dev = _with_interval(r, chief, "dev", decimals)
     machine = r.device["machine"]
     if r.device["processes"] > 1:
         machine += f" x {r.device['processes']}"
@@ -292,13 +298,18 @@ def _measured_row(r: Result, figures: Figures, table: PublishedTable, mark: str)
         r.label + mark,
         _measured_on(r, table),
         *shown,
-        _interval(r, chief, split) or "–",
+        _interval(r, chief, split, decimals) or "–",
         *([] if split == "dev" else [dev]),
         str(r.test_looks),
         f"{_duration(r.wall_seconds)} on {machine}",
     ]
-    own = r.dataset["name"] == table.dataset
+    own = _at_home(r, table)
     return Row(Kind.MEASURED if own else Kind.STAND_IN, cells)
+
+
+def _at_home(r: Result, table: PublishedTable) -> bool:
+    """Whether the run's data are the table's."""
+    return fnmatch.fnmatchcase(r.dataset["name"], table.dataset)
 
 
 def _measured_on(r: Result, table: PublishedTable) -> str:
@@ -307,7 +318,7 @@ def _measured_on(r: Result, table: PublishedTable) -> str:
     name, size = r.dataset["name"], r.dataset["sizes"].get(table.split)
     folder = PurePath(_key(r.config, "data", "manual_dir") or "").name
     text = _KNOWN.get(name, f"{name} {folder}".strip())
-    if name != table.dataset:
+    if not _at_home(r, table):
         text = f"{STAND_IN} stand-in: {text}"
     text += f" {table.split}" + (f" ({size:,})" if size else "")
     if "recall_sum" in FIGURES[table.task].columns.values():
@@ -342,13 +353,14 @@ def _chance(r: Result) -> str:
     )
 
 
-def _with_interval(r: Result, metric: str, split: str) -> str:
-    return f"{r.metrics[split][metric]:.1f} {_interval(r, metric, split)}".strip()
+def _with_interval(r: Result, metric: str, split: str, decimals: int) -> str:
+    value = f"{r.metrics[split][metric]:.{decimals}f}"
+    return f"{value} {_interval(r, metric, split, decimals)}".strip()
 
 
-def _interval(r: Result, metric: str, split: str) -> str:
+def _interval(r: Result, metric: str, split: str, decimals: int) -> str:
     bounds = r.intervals.get(split, {}).get(metric)
-    return f"[{bounds[0]:.1f}, {bounds[1]:.1f}]" if bounds else ""
+    return "[{}, {}]".format(*(f"{x:.{decimals}f}" for x in bounds)) if bounds else ""
 
 
 def _duration(seconds: float) -> str:

@@ -22,6 +22,8 @@ from mmjax.workdir import WorkDir
 SYSTEMS = {
     "network": "mmjax.network:NetworkSystem",
     "bm25": "mmjax.baselines.bm25_system:Bm25System",
+    "knn": "mmjax.baselines.knn_system:KnnSystem",
+    "unchanged": "mmjax.baselines.unchanged_system:UnchangedSystem",
 }
 
 

@@ -11,22 +11,25 @@ import numpy as np
 
 from mmjax.data.index import build_index
 from mmjax.data.loader import Loader
+from mmjax.data.packed_plan import PackedPlan
+from mmjax.data.packing import Packing
 from mmjax.data.perturb import BLANK
-from mmjax.data.plan import EvalPlan
+from mmjax.data.plan import EvalPlan, TrainPlan
 from mmjax.data.schema import Dialogue, Photo, Proposal, Turn
 from mmjax.data.sources import ListSource, Source
 from mmjax.data.splits import Split, index_split, open_source
+from mmjax.errors import UserError
 from mmjax.evaluators import Predict
 from mmjax.parallel import distributed
 from mmjax.steps import make_predict_steps
 from mmjax.tasks.base import Predictor, Task
 
-# With everything that an example is made of: turns, and a shared photo with labels and pixels that
-# was proposed too.
+# With everything that an example is made of: turns, an answer, a rewrite, and a shared photo with
+# labels and pixels that was proposed too.
 _ANY_PHOTO = Photo("any", ("c",), file=BLANK)
 ANY_DIALOGUE = Dialogue(
     "any",
-    (Turn(1, "a"), Turn(0, "b"), Turn(0, "", (_ANY_PHOTO,))),
+    (Turn(1, "a"), Turn(0, "b", rewrites=("c",)), Turn(0, "", (_ANY_PHOTO,))),
     (Proposal((_ANY_PHOTO,), right=0, scores=(0.0,), alike=(1,), above=0, equal=1),),
 )
 
@@ -37,7 +40,7 @@ class TaskData:
     def __init__(self, task: Task, options: Mapping[str, Any], mesh: jax.sharding.Mesh, seed: int):
         """
         Args:
-          options: the sections "data", "eval" and "loader" of the config, as dataclasses.
+          options: the sections "data", "train", "eval" and "loader" of the config, as dataclasses.
         """
         self._task, self._options, self._mesh, self._seed = task, options, mesh, seed
         self._splits: dict[str, Split] = {}
@@ -80,6 +83,36 @@ class TaskData:
         """Of each example, by a feature (None: the task's first that varies in length); else 0."""
         feature = next(iter(self._task.ragged), None) if feature is None else feature
         return split.index.lengths.get(feature, np.zeros(len(split.index), np.int32))
+
+    def train_loader(self, split: Split) -> tuple[Loader, TrainPlan | PackedPlan]:
+        """The endless shuffled batches of a training split, and the plan of them.
+
+        Raises:
+          UserError: an example is longer than the rows that examples are to share.
+        """
+        train, packing = self._options["train"], None
+        if train.packed_length is None:
+            plan: TrainPlan | PackedPlan = TrainPlan(
+                [len(split.index)],
+                train.global_batch_size,
+                self._seed,
+                window=train.length_window,
+                lengths=[self.length(split)],
+            )
+        else:
+            packing = self._task.packing(train.packed_length)
+            plan = packed_plan(split, packing, train.global_batch_size, self._seed)
+        loader = Loader(
+            self._task,
+            [split.source],
+            [split.index],
+            plan,
+            self._mesh,
+            self._options["loader"],
+            seed=self._seed,
+            packing=packing,
+        )
+        return loader, plan
 
     def eval_loader(self, split: Split, order: np.ndarray, fields: Sequence[str] | None) -> Loader:
         """Batches of the examples `order`, each once.
@@ -126,6 +159,23 @@ class TaskData:
     def _predict_steps(self) -> dict[str, Any]:
         functions = {name: predictor.fn for name, predictor in self._predictors.items()}
         return make_predict_steps(functions, self._mesh)
+
+
+def packed_plan(split: Split, packing: Packing, batch_size: int, seed: int) -> PackedPlan:
+    """Rows of a split's examples.
+
+    Raises:
+      UserError: one does not fit into a row.
+    """
+    lengths = np.stack([split.index.lengths[name] for name in packing.limits], axis=1)
+    for (name, limit), longest in zip(packing.limits.items(), lengths.max(axis=0), strict=True):
+        if longest > limit:
+            raise UserError(
+                f"{split.source.name}: the longest example has {longest} of {name!r}, and a row "
+                f"holds {limit}: raise config.train.packed_length (now {packing.row_length}), or "
+                "lower what the task keeps of a dialogue (config.task.max_length)."
+            )
+    return PackedPlan([lengths], tuple(packing.limits.values()), batch_size, seed)
 
 
 def _scattered(parts: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:

@@ -110,7 +110,7 @@ def train(
     best: CheckpointStore,
     log: MetricsLog | None,
     writers: list[Writer],
-    batch_size: int,
+    batch_size: float,
 ) -> tuple[TrainState, LoopState]:
     """Trains from `state` to `schedule.total`, or until patience ends.
 
@@ -120,6 +120,7 @@ def train(
       waited: seconds spent waiting for them so far.
       evaluate: metrics of the dev split.
       log: of process 0; None elsewhere.
+      batch_size: examples of a step, on average.
 
     Raises:
       Preempted: asked to stop; the state is saved.

@@ -153,7 +153,7 @@ def measure(
     check_options(task, options, mesh)
     train = options["train"]
     # All this outside of the mesh: on devices that are not there nothing can be computed.
-    batch = subject.batch(mesh, train.global_batch_size)
+    batch = subject.training_batch(mesh)
     schedule = run_schedule(options, EXAMPLES)
     training = make_training(task, options, batch, mesh, steps=schedule.total, examples=EXAMPLES)
     state, objective = training.abstract, task.objective()

@@ -29,7 +29,7 @@ def sharding_table(subject: Subject, sizes: Mapping[str, int]) -> str:
         tuple(sizes[axis] for axis in AXES), AXES, axis_types=(AxisType.Auto,) * len(AXES)
     )
     options = subject.options
-    batch = subject.batch(mesh, options["train"].global_batch_size)
+    batch = subject.training_batch(mesh)
     steps = run_schedule(options, EXAMPLES).total
     state = make_training(
         subject.task, options, batch, mesh, steps=steps, examples=EXAMPLES

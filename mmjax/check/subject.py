@@ -25,8 +25,9 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
 from mmjax import config as config_lib
+from mmjax.data.batches import HostBatches
 from mmjax.data.index import ExampleIndex, build_index
-from mmjax.data.loader import HostBatches
+from mmjax.data.packing import Packing
 from mmjax.data.plan import EvalPlan
 from mmjax.data.sources import ListSource
 from mmjax.data.tokenizer_files import TOKENIZER_CONFIG, FamilyTokenizer
@@ -65,11 +66,25 @@ class Subject:
         }
         return dataclasses.replace(self, options={**self.options, **changed})
 
-    def batch(self, mesh: Mesh, size: int, fields: Sequence[str] | None = None) -> Any:
+    def training_batch(self, mesh: Mesh) -> Any:
+        """A global batch of training, see `batch`."""
+        train = self.options["train"]
+        length = train.packed_length
+        packing = None if length is None else self.task.packing(length)
+        return self.batch(mesh, train.global_batch_size, packing=packing)
+
+    def batch(
+        self,
+        mesh: Mesh,
+        size: int,
+        fields: Sequence[str] | None = None,
+        packing: Packing | None = None,
+    ) -> Any:
         """A global batch as ShapeDtypeStructs, cut over the mesh, each text at its longest.
 
         Args:
           fields: the features that are made; None: all.
+          packing: how examples share rows; None: they do not.
         """
 
         def one(x: np.ndarray) -> jax.ShapeDtypeStruct:
@@ -77,7 +92,7 @@ class Subject:
             shape = (size, *x.shape[1:])
             return jax.ShapeDtypeStruct(shape, x.dtype, sharding=NamedSharding(mesh, spec))
 
-        return jax.tree.map(one, _largest_row(self.task, fields))
+        return jax.tree.map(one, _largest_row(self.task, fields, packing))
 
 
 def open_subject(config: Mapping[str, Any]) -> Subject:
@@ -131,7 +146,9 @@ def _made_up_tokenizer(size: int) -> Tokenizer:
     return FamilyTokenizer({**files, TOKENIZER_CONFIG: json.dumps(settings).encode()})
 
 
-def _largest_row(task: Any, fields: Sequence[str] | None) -> dict[str, Any]:
+def _largest_row(
+    task: Any, fields: Sequence[str] | None, packing: Packing | None
+) -> dict[str, Any]:
     source = ListSource([ANY_DIALOGUE])
     # As if something was taken away from it: an example of which nothing is left has the shapes of
     # any other, and here no features of regions are at hand.
@@ -139,5 +156,13 @@ def _largest_row(task: Any, fields: Sequence[str] | None) -> dict[str, Any]:
     index = build_index(task, source, before=first)
     plan = EvalPlan(np.zeros(1, np.int64), 1)
     return HostBatches(
-        task, [source], [index], plan, np.arange(1), seed=0, fields=fields, cached_examples=0
+        task,
+        [source],
+        [index],
+        plan,
+        np.arange(1),
+        seed=0,
+        fields=fields,
+        cached_examples=0,
+        packing=packing,
     ).largest()

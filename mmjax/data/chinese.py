@@ -16,8 +16,12 @@ MASK = r"\[[^\[\]\s]{1,24}\]"
 _EMOTICON = rf"#E-(?:\p{{Latin}}{{1,2}}\d{{0,4}}(?:{MASK})?|{MASK})"
 # A run of white space is no piece; \X is a character with all that belongs to it (an emoji of
 # several code points, an accent).
-_PIECE = regex.compile(rf"{_EMOTICON}|{MASK}|(?!\s)\X")
+PIECE = rf"{_EMOTICON}|{MASK}|(?!\s)\X"
+_PIECE = regex.compile(PIECE)
 _WHOLE = regex.compile(rf"({_EMOTICON}|{MASK})")
+# Signs that are written without spaces between them: Chinese, its punctuation, full-width forms.
+_CHINESE = r"[\p{Han}\u3000-\u303f\uff00-\uffef]"
+_NO_SPACE = regex.compile(rf"(?<={_CHINESE}) +| +(?={_CHINESE})")
 _WIDE, _SPACE = range(0xFF01, 0xFF5F), 0x3000
 _HALF = {code: code - 0xFEE0 for code in _WIDE} | {_SPACE: 0x20}
 
@@ -40,6 +44,11 @@ def words(text: str) -> list[str]:
 def half_width(text: str) -> str:
     """Full-width Latin letters, digits, marks and spaces as half-width ones ("，" becomes ",")."""
     return text.translate(_HALF)
+
+
+def unspaced(text: str) -> str:
+    """The text without the spaces beside Chinese signs."""
+    return _NO_SPACE.sub("", text)
 
 
 @functools.cache

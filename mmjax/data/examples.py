@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from mmjax.data.featurize import Ragged
+from mmjax.data.packing import Packing
 from mmjax.data.schema import Dialogue
 
 
@@ -50,6 +51,7 @@ class Featurizer(Protocol):
       photos: whether it reads pixels: the photos are prepared only for those that do.
       boxes: whether it also reads where in them objects are.
       inputs: what it reads of a dialogue, of `mmjax.data.perturb.INPUTS`.
+      packs: whether several examples may share a row in training.
       identity: JSON values that, with a source's fingerprint, determine its examples.
     """
 
@@ -59,6 +61,7 @@ class Featurizer(Protocol):
     photos: bool
     boxes: bool
     inputs: Collection[str]
+    packs: bool
     identity: Mapping[str, Any]
 
     def examples(self, dialogue: Dialogue) -> Iterable[Example]:
@@ -81,3 +84,6 @@ class Featurizer(Protocol):
         Args:
           rng: for what is drawn at random in training; None in evaluation.
         """
+
+    def packing(self, row_length: int) -> Packing:
+        """How examples share rows of so many tokens, where it `packs`."""

@@ -14,7 +14,7 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class PlannedBatch:
-    """Rows of one global batch.
+    """Rows of one global batch; where examples share rows, [B] is [B, S].
 
     Attributes:
       source: int32 [B], which of the plan's sources.
@@ -30,6 +30,15 @@ class PlannedBatch:
     def rows(self, rows: np.ndarray) -> PlannedBatch:
         """The given rows, as one process reads them."""
         return PlannedBatch(self.source[rows], self.example[rows], self.epoch[rows])
+
+    def members(self) -> list[list[tuple[int, int, int]]]:
+        """Of each row the (source, example, epoch) that are in it; none in one that is padding."""
+        there = (self.source, self.example, self.epoch)
+        columns = [x.reshape(len(x), -1).tolist() for x in there]
+        return [
+            [member for member in zip(*row, strict=True) if member[1] >= 0]
+            for row in zip(*columns, strict=True)
+        ]
 
 
 # A mixture repeats a shuffled pattern of this many positions, in which each source has its share
@@ -75,6 +84,11 @@ class TrainPlan:
             )
         if self._shares().min() < 1:
             raise ValueError(f"a weight is below 1/{_PATTERN} of the sum: {list(self.weights)}")
+
+    @property
+    def examples_per_batch(self) -> float:
+        """As many as there are rows."""
+        return float(self.batch_size)
 
     def batch(self, k: int) -> PlannedBatch:
         """Global batch number `k` (0 or more)."""
@@ -164,7 +178,9 @@ class EvalPlan:
         return PlannedBatch(zeros.astype(np.int32), example, zeros)
 
 
-def shuffled_index(index: np.ndarray, size: int, key: tuple[int, ...]) -> np.ndarray:
+def shuffled_index(
+    index: np.ndarray, size: int | np.ndarray, key: tuple[int | np.ndarray, ...]
+) -> np.ndarray:
     """Images of `index` under a pseudo-random permutation of range(size) chosen by `key`.
 
     A balanced Feistel network over the smallest even number of bits that holds `size`; values
@@ -174,34 +190,40 @@ def shuffled_index(index: np.ndarray, size: int, key: tuple[int, ...]) -> np.nda
 
     Args:
       index: uint64 array with values in [0, size).
-      size: 1 or more.
-      key: integers.
+      size: 1 or more, below 2^53; an array like `index` where each value has a permutation of its
+        own.
+      key: integers, or such arrays of them.
 
     Returns:
       int64 array.
     """
-    half = np.uint64(max(1, ((size - 1).bit_length() + 1) // 2))
-    low = np.uint64((1 << int(half)) - 1)
-    round_keys = _round_keys(key)
     value = np.asarray(index, np.uint64).copy()
+    bits = np.frexp(np.asarray(size) - 1.0)[1]  # of the largest value
+    half = np.maximum(1, (bits + 1) // 2).astype(np.uint64)
+    low = (np.uint64(1) << half) - np.uint64(1)
+    sizes, half, low = (np.broadcast_to(x, value.shape) for x in (size, half, low))
+    round_keys = np.broadcast_to(_round_keys(key), (_ROUNDS, *value.shape))
     todo = np.ones(value.shape, bool)
     while todo.any():
-        left, right = value[todo] >> half, value[todo] & low
+        bits, mask = half[todo], low[todo]
+        left, right = value[todo] >> bits, value[todo] & mask
         for round_key in round_keys:
-            left, right = right, left ^ (_mix(right + round_key) & low)
-        value[todo] = (left << half) | right
-        todo &= value >= np.uint64(size)
+            left, right = right, left ^ (_mix(right + round_key[todo]) & mask)
+        value[todo] = (left << bits) | right
+        todo &= value >= sizes.astype(np.uint64)
     return value.astype(np.int64)
 
 
 _ROUNDS = 8
 
 
-def _round_keys(key: tuple[int, ...]) -> np.ndarray:
+def _round_keys(key: tuple[int | np.ndarray, ...]) -> np.ndarray:
+    """[rounds, 1], or [rounds, n] where the key holds arrays."""
     state = np.zeros(1, np.uint64)  # an array: scalars would warn when they wrap around
     for part in key:
-        state = _mix(state + np.uint64(part % (1 << 64)))
-    return _mix(state + np.arange(1, _ROUNDS + 1, dtype=np.uint64))
+        number = np.uint64(part % (1 << 64)) if isinstance(part, int) else part.astype(np.uint64)
+        state = _mix(state + number)
+    return _mix(state + np.arange(1, _ROUNDS + 1, dtype=np.uint64)[:, None])
 
 
 def _mix(x: np.ndarray) -> np.ndarray:

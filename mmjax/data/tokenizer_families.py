@@ -73,7 +73,7 @@ def special_parts(settings: Settings) -> dict[str, str]:
 
 def _word_piece(files: Files, settings: Settings) -> Any:
     """One word piece per line (Devlin et al. 2019)."""
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     pieces = files[VOCAB_TXT].decode("utf-8").split("\n")
     vocab = {piece.rstrip("\r"): i for i, piece in enumerate(pieces) if piece.rstrip("\r")}
@@ -86,6 +86,7 @@ def _word_piece(files: Files, settings: Settings) -> Any:
         lowercase=settings.get("do_lower_case", True),
     )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
     return tokenizer
 
 
@@ -144,7 +145,7 @@ def sentencepiece_unigram(model: bytes) -> Any:
     Raises ValueError for a model that it would not give them for.
     """
     from sentencepiece import sentencepiece_model_pb2
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     proto = sentencepiece_model_pb2.ModelProto.FromString(model)
     trainer, rules = proto.trainer_spec, proto.normalizer_spec
@@ -171,6 +172,14 @@ def sentencepiece_unigram(model: bytes) -> Any:
             pre_tokenizers.Metaspace(prepend_scheme="always", split=True),
             # A text in which such a piece is written out does not hold it.
             pre_tokenizers.Split(Regex(rf"[\[<](?={unwritten})"), "merged_with_previous"),
+        ]
+    )
+    tokenizer.decoder = decoders.Sequence(
+        [
+            decoders.Replace("▁", " "),
+            decoders.ByteFallback(),
+            decoders.Fuse(),
+            decoders.Strip(" ", 1, 0),
         ]
     )
     return tokenizer

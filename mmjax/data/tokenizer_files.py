@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from mmjax.data.chinese import unspaced
 from mmjax.data.tokenizer_families import (
     SENTINEL,
     SPECIAL_TOKENS,
@@ -32,9 +33,10 @@ TOKEN_KEYS = ("content", "single_word", "lstrip", "rstrip", "normalized", "speci
 class FileTokenizer:
     """What all kinds share: they are their files, and reopen from them in another process.
 
-    A kind gives `_token_id(token)`, None for one it has not, `_special`, the ids by name, and
-    `_decoder_start`, a name; `to_tokenizers()`, the same in the `tokenizers` library, and whether a
-    special token that is written out in a text is that token there (`finds_special_tokens`).
+    A kind gives `token_id(token)`, None for one it has not, `_special`, the ids by name, and
+    `_decoder_start`, a name; `_join(ids)`, the text of ids without special ones; `to_tokenizers()`,
+    the same in the `tokenizers` library, and whether a special token that is written out in a text
+    is that token there (`finds_special_tokens`).
     """
 
     _special: dict[str, int]
@@ -75,7 +77,7 @@ class FileTokenizer:
 
     @property
     def sentinel_ids(self) -> tuple[int, ...]:
-        numbered = (self._token_id(SENTINEL.format(i)) for i in itertools.count())
+        numbered = (self.token_id(SENTINEL.format(i)) for i in itertools.count())
         found = tuple(itertools.takewhile(lambda token: token is not None, numbered))
         if not found:
             raise UserError(
@@ -88,6 +90,11 @@ class FileTokenizer:
     def special_ids(self) -> Mapping[str, int]:
         """The ids above by name ("sep_token"), of those that there are."""
         return self._special
+
+    def decode(self, ids: np.ndarray) -> str:
+        """The text of ids; special ones, and those of no token, say nothing."""
+        silent = set(self._special.values())
+        return self._join([i for i in map(int, ids) if i < self.vocab_size and i not in silent])
 
     def _id(self, name: str) -> int:
         if name not in self._special:
@@ -120,7 +127,7 @@ class FamilyTokenizer(FileTokenizer):
         self._tokenizer.no_padding()
         self.vocab_size = max(self._tokenizer.get_vocab().values(), default=-1) + 1
         names = {**family.special, **special_parts(settings)}
-        ids = {name: self._token_id(token) for name, token in names.items()}
+        ids = {name: self.token_id(token) for name, token in names.items()}
         self._special = {name: found for name, found in ids.items() if found is not None}
         self._decoder_start = family.decoder_start
         required = family.required if TOKENIZER_JSON not in files else ()
@@ -135,11 +142,20 @@ class FamilyTokenizer(FileTokenizer):
         ids = self._tokenizer.encode(clean(text), add_special_tokens=False).ids
         return np.asarray(ids, np.int32)
 
+    def _join(self, ids: list[int]) -> str:
+        from tokenizers import decoders
+
+        text = self._tokenizer.decode(ids, skip_special_tokens=True)
+        if isinstance(self._tokenizer.decoder, decoders.WordPiece):
+            # Of its pieces nobody knows whether there was a space between them.
+            text = unspaced(text)
+        return text
+
     def to_tokenizers(self) -> Any:
         """A copy of it as `tokenizers.Tokenizer`."""
         return copy.deepcopy(self._tokenizer)
 
-    def _token_id(self, token: str) -> int | None:
+    def token_id(self, token: str) -> int | None:
         return self._tokenizer.token_to_id(token)
 
     def _json(self, name: str) -> dict[str, Any]:
@@ -154,16 +170,16 @@ class FamilyTokenizer(FileTokenizer):
 
         numbered = {int(i): token for i, token in settings.get("added_tokens_decoder", {}).items()}
         numbered |= {i: token for token, i in self._json(ADDED_TOKENS).items() if i not in numbered}
-        named = {n: t for n, t in family.special.items() if self._token_id(t) is not None}
+        named = {n: t for n, t in family.special.items() if self.token_id(t) is not None}
         named |= {name: settings[name] for name in SPECIAL_TOKENS if settings.get(name)}
         named = [named[name] for name in SPECIAL_TOKENS if name in named]
         for place, token in [*sorted(numbered.items()), *((None, token) for token in named)]:
             how = dict(token) if isinstance(token, dict) else {"content": token}
             how = {key: how[key] for key in TOKEN_KEYS if key in how}
-            if TOKENIZER_JSON in self._files and self._token_id(how["content"]) is not None:
+            if TOKENIZER_JSON in self._files and self.token_id(how["content"]) is not None:
                 continue  # as the file has it
             self._tokenizer.add_tokens([tokenizers.AddedToken(**{"special": True, **how})])
-            found = self._token_id(how["content"])
+            found = self.token_id(how["content"])
             if place is not None and found != place:
                 raise UserError(
                     f"the token {how['content']!r} would be number {found}, but {TOKENIZER_CONFIG} "
@@ -198,6 +214,9 @@ class SentencePieceTokenizer(FileTokenizer):
     def encode(self, text: str) -> np.ndarray:
         return np.asarray(self._processor.encode(clean(text), out_type=int), np.int32)
 
+    def _join(self, ids: list[int]) -> str:
+        return self._processor.decode(ids)
+
     def to_tokenizers(self) -> Any:
         """The same as `tokenizers.Tokenizer`; raises UserError where that library has no such."""
         try:
@@ -208,7 +227,7 @@ class SentencePieceTokenizer(FileTokenizer):
                 "tokenizer of a model family, or with one trained on the dialogues."
             ) from e
 
-    def _token_id(self, token: str) -> int | None:
+    def token_id(self, token: str) -> int | None:
         found = self._processor.piece_to_id(token)
         return None if found == self._processor.unk_id() else found
 

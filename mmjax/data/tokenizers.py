@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from mmjax.data.tokenizer_characters import MIN_VOCAB, character_vocabulary
 from mmjax.data.tokenizer_families import TOKENIZER_JSON, TokenizerFamily, family_of, special_parts
 from mmjax.data.tokenizer_files import (
     ADDED_TOKENS,
@@ -30,7 +31,6 @@ from mmjax.errors import UserError
 PAD, UNK, CLS, SEP = "[PAD]", "[UNK]", "[CLS]", "[SEP]"
 
 SPECIAL_PIECES, BYTE_PIECES = 4, 256
-MIN_VOCAB = 300  # leaves room for a few characters
 
 TRAINED_MODEL = "tokenizer.model"
 
@@ -81,6 +81,12 @@ class Tokenizer(Protocol):
 
     def encode(self, text: str) -> np.ndarray:
         """int32 ids of the text, nothing added to it; empty for an empty text."""
+
+    def decode(self, ids: np.ndarray) -> str:
+        """The text of ids; special ones, and those of no token, say nothing."""
+
+    def token_id(self, token: str) -> int | None:
+        """The id of a token; None where there is no such."""
 
     def save(self, folder: str | Path) -> None:
         """Writes the files that `load_tokenizer(folder)` reads back."""
@@ -184,6 +190,19 @@ def train_word_tokenizer(texts: Iterable[str], min_count: int, folder: str | Pat
     `min_count` is unknown. Raises UserError where there is no other.
     """
     tokenizer = FamilyTokenizer(word_vocabulary(texts, min_count))
+    tokenizer.save(folder)
+    return tokenizer
+
+
+def train_character_tokenizer(
+    texts: Iterable[str], vocab_size: int, folder: str | Path
+) -> Tokenizer:
+    """The texts' characters, masked things whole (`tokenizer_characters`), saved into `folder`.
+
+    `vocab_size` is an upper limit, above which the rarest are spelled in bytes. Raises UserError
+    when there is no text, or it is too small for the bytes.
+    """
+    tokenizer = FamilyTokenizer(character_vocabulary(texts, vocab_size))
     tokenizer.save(folder)
     return tokenizer
 

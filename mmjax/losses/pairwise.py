@@ -30,9 +30,11 @@ class SoftmaxCE:
 
     PhotoChat (Zang et al., ACL 2021), its loss CE, with the positive pair in the sums: without it
     the formula is no cross-entropy and has no lower bound. Without negatives the loss is 0.
+
+    `both=False`: the first half alone, which asks columns of rows (TransResNet).
     """
 
-    both = True
+    both: bool = True
 
     def start(self, positive: Row) -> Carry:
         # The positive is in every sum, so that none is empty: largest score, sum of exponents.

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from mmjax.metrics.base import ratio, without_padding
+from mmjax.metrics.bootstrap import Sums
 
 
 class Decisions(NamedTuple):
@@ -39,6 +40,56 @@ def f1_parts(
     right = 100.0 * (real & said)
     real, said = real.astype(np.float64), said.astype(np.float64)
     return {"precision": (right, said), "recall": (right, real), "f1": (2 * right, real + said)}
+
+
+def f1_variants(label: Int[np.ndarray, " N"], predicted: Bool[np.ndarray, " N"]) -> dict[str, Sums]:
+    """F1 in percent, of either class and of both together.
+
+    "f1": of the positive class; "f1@negative": of the other; "f1@macro": their mean;
+    "f1@weighted": their mean weighted by how many examples are of each; "f1@micro": of all
+    decisions, which with two classes is the share of right ones.
+    """
+    real, said = np.asarray(label, bool), np.asarray(predicted, bool)
+    rows = np.stack([real & said, ~real & said, real & ~said, ~real & ~said], 1).astype(np.int64)
+    return {name: Sums(rows, figure) for name, figure in _F1.items()}
+
+
+def _f1(right: np.ndarray, wrong: np.ndarray) -> np.ndarray:
+    """Of a class, from its true positives and from false positives and negatives together."""
+    total = 2 * right + wrong
+    return np.divide(200 * right, total, out=np.zeros_like(total), where=total != 0)
+
+
+def _f1_positive(sums: np.ndarray) -> np.ndarray:
+    return _f1(sums[:, 0], sums[:, 1] + sums[:, 2])
+
+
+def _f1_negative(sums: np.ndarray) -> np.ndarray:
+    return _f1(sums[:, 3], sums[:, 1] + sums[:, 2])
+
+
+def _f1_macro(sums: np.ndarray) -> np.ndarray:
+    return (_f1_positive(sums) + _f1_negative(sums)) / 2
+
+
+def _f1_weighted(sums: np.ndarray) -> np.ndarray:
+    positives, negatives = sums[:, 0] + sums[:, 2], sums[:, 1] + sums[:, 3]
+    total = positives * _f1_positive(sums) + negatives * _f1_negative(sums)
+    return total / np.maximum(positives + negatives, 1)
+
+
+def _f1_micro(sums: np.ndarray) -> np.ndarray:
+    return _f1(sums[:, 0] + sums[:, 3], 2 * (sums[:, 1] + sums[:, 2]))
+
+
+# Of sums [D, 4]: true positives, false positives, false negatives, true negatives.
+_F1 = {
+    "f1": _f1_positive,
+    "f1@negative": _f1_negative,
+    "f1@macro": _f1_macro,
+    "f1@weighted": _f1_weighted,
+    "f1@micro": _f1_micro,
+}
 
 
 def average_precision(label: Int[np.ndarray, " N"], score: Float[np.ndarray, " N"]) -> float:

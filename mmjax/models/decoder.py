@@ -8,16 +8,16 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
-import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
-from mmjax.models.cache import Cache
+from mmjax.models.copying import CopyCache, CopyHead
 from mmjax.models.image_tower import ImageTowerConfig
 from mmjax.models.layers import Projection
+from mmjax.models.packed_rows import packed_mask, packed_positions
 from mmjax.models.pixels import mirror, normalize
-from mmjax.models.transformer import Transformer, TransformerConfig
+from mmjax.models.transformer import Transformer, TransformerConfig, last_real
 from mmjax.parallel.rules import constrain
 
 
@@ -29,6 +29,7 @@ class DecoderConfig:
     image_features: width of features that a batch holds instead of pixels; None: it holds none.
     image_vectors: "pooled": one for each image, the mean over the network's last map; "grid": one
       for each place of that map, row by row. Of features, a batch says how many there are.
+    copies: words may also be copied from what was read, see `CopyHead`.
     loss_block: places of each row whose logits exist at a time.
     """
 
@@ -36,6 +37,7 @@ class DecoderConfig:
     image: ImageTowerConfig | None = None
     image_features: int | None = None
     image_vectors: Literal["pooled", "grid"] = "pooled"
+    copies: bool = False
     loss_block: int = 32
 
     def __post_init__(self):
@@ -60,14 +62,15 @@ class Decoder(nn.Module):
 
     * "text": the tokens; what stands at an image is not looked at;
     * "speaker", of each token, where the transformer has segments and speakers are to be told;
-    * "dialogue", where rows hold several dialogues: their number, rising along the row. A token
-      sees its own dialogue alone, and its position there counts.
+    * "dialogue", where rows hold several dialogues: the number of each token's, rising along the
+      row. A token sees its own dialogue alone, and its position there counts.
     * "image_at", where the model sees images: n at the n-th vector of the row's images (from 1,
       an image's own one after another), 0 at words;
 
     and for the I images of a row (fewer where "has_image" bool [B, I] is False) either "image"
     uint8 [B, I, S, S, 3], in training with "mirror" bool [B, I], or "image_features" float
-    [B, I, G, F], of which each becomes G vectors. To write answers it also holds, where it has
+    [B, I, G, F], of which each becomes G vectors. To copy it holds "response", which is not 0 at
+    the tokens that are written and not read. To write answers it also holds, where it has
     "speaker", the one of what is written, "reply_speaker" int [B].
     """
 
@@ -82,12 +85,20 @@ class Decoder(nn.Module):
             text = config.text
             width, dtype = text.embedding_width or text.width, jnp.dtype(text.dtype)
             self.image_projection = Projection((width,), ("joint",), ("embed",), dtype)
+        if config.copies:
+            self.copying = CopyHead(config.text.width)
 
     def __call__(self, batch: Any, *, train: bool) -> dict[str, Float[Array, "B L"]]:
         """Output "losses": -log p of the token after each, float32; at the last one of anything."""
         labels = jnp.pad(batch["text"]["ids"][:, 1:], ((0, 0), (0, 1)))
         hidden = self.hidden(batch, train=train)
-        return {"losses": self.text.cross_entropy(hidden, labels, self.config.loss_block)}
+        losses = self.text.cross_entropy(hidden, labels, self.config.loss_block)
+        if self.config.copies:
+            ids, visible = batch["text"]["ids"], _read_tokens(batch)[:, None, :]
+            if "dialogue" in batch:
+                visible = visible & packed_mask(batch["dialogue"]["ids"], batch["text"]["mask"])
+            losses = self.copying(hidden, losses, ids, labels, visible, _first_tokens(batch))
+        return {"losses": losses}
 
     def hidden(self, batch: Any, *, train: bool = False) -> Float[Array, "B L D"]:
         """The vector of each token."""
@@ -95,7 +106,7 @@ class Decoder(nn.Module):
         positions = None
         if "dialogue" in batch:
             number = batch["dialogue"]["ids"]
-            mask, positions = packed_mask(number, mask), packed_positions(number)
+            mask, positions = packed_mask(number, mask), packed_positions(number, mask)
         return self.text(
             text["ids"],
             mask,
@@ -105,11 +116,11 @@ class Decoder(nn.Module):
             **self._images(batch, train),
         )
 
-    def begin(self, batch: Any, *, branches: int, steps: int) -> tuple[Float[Array, "B V"], Cache]:
+    def begin(self, batch: Any, *, branches: int, steps: int) -> tuple[Float[Array, "B V"], Any]:
         """Logits of the token after each row, which holds one dialogue and padding anywhere, and
         what `step` needs for so many more on each branch."""
         text = batch["text"]
-        hidden, cache = self.text.begin(
+        hidden, cache = self.text.read(
             text["ids"],
             text["mask"],
             _speakers(batch),
@@ -118,12 +129,25 @@ class Decoder(nn.Module):
             segment=batch["reply_speaker"] if "speaker" in batch else None,
             **self._images(batch, False),
         )
-        return self.text.logits(hidden[:, None])[:, 0], cache
+        last = last_real(hidden, text["mask"])[:, None]
+        logits = self.text.logits(last)
+        if self.config.copies:
+            keys = self.copying.keys(hidden, _first_tokens(batch))
+            cache = CopyCache(cache, keys, text["ids"], _read_tokens(batch))
+            logits = self._copied(cache, last, logits)
+        return logits[:, 0], cache
 
-    def step(self, cache: Cache, ids: Int[Array, "B K"]) -> tuple[Float[Array, "B K V"], Cache]:
+    def step(self, cache: Any, ids: Int[Array, "B K"]) -> tuple[Float[Array, "B K V"], Any]:
         """Logits of every token after one more on each branch."""
-        hidden, cache = self.text.step(cache, ids)
-        return self.text.logits(hidden), cache
+        if not self.config.copies:
+            hidden, cache = self.text.step(cache, ids)
+            return self.text.logits(hidden), cache
+        hidden, decoder = self.text.step(cache.decoder, ids)
+        cache = dataclasses.replace(cache, decoder=decoder)
+        return self._copied(cache, hidden, self.text.logits(hidden)), cache
+
+    def _copied(self, cache: CopyCache, hidden: Array, logits: Array) -> Float[Array, "B K V"]:
+        return self.copying.log_p(hidden, logits, cache.keys, cache.ids, cache.visible)
 
     def _images(self, batch: Any, train: bool) -> dict[str, Array]:
         """The vectors of each row's images, and where they stand."""
@@ -148,16 +172,18 @@ class Decoder(nn.Module):
         return {"vectors": x.reshape(B, -1, x.shape[-1]), "vector_at": at}
 
 
-def packed_mask(dialogue: Int[Array, "B L"], mask: Bool[Array, "B L"]) -> Bool[Array, "B L L"]:
-    """Which tokens (last axis) each token may see of its dialogue; later ones too."""
-    return (dialogue[:, :, None] == dialogue[:, None, :]) & mask[:, None, :]
+def _read_tokens(batch: Any) -> Bool[Array, "B L"]:
+    """Where words were read: neither a response's nor an image's place."""
+    read = batch["text"]["mask"] & (batch["response"]["ids"] == 0)
+    return read & (batch["image_at"]["ids"] == 0) if "image_at" in batch else read
 
 
-def packed_positions(dialogue: Int[Array, "B L"]) -> Int[Array, "B L"]:
-    """Where each token stands in its dialogue, from 0."""
-    place = jnp.arange(dialogue.shape[1])
-    first = jnp.pad(dialogue[:, 1:] != dialogue[:, :-1], ((0, 0), (1, 0)), constant_values=True)
-    return place - jax.lax.cummax(jnp.where(first, place, 0), axis=1)
+def _first_tokens(batch: Any) -> Bool[Array, "B L"]:
+    """Where dialogues begin."""
+    mask = batch["text"]["mask"]
+    if "dialogue" in batch:
+        return packed_positions(batch["dialogue"]["ids"], mask) == 0
+    return mask & (jnp.cumsum(mask, axis=1) == 1)
 
 
 def _speakers(batch: Any) -> Array | None:

@@ -27,6 +27,24 @@ class LearnedPositions(nn.Module):
         return table(positions)
 
 
+class SinusoidalPositions(nn.Module):
+    """A fixed vector per absolute position, at most `max_positions` (Vaswani et al. 2017, 3.5).
+
+    Places 2i and 2i + 1 hold the sine and the cosine of position / 10000^(2i / D).
+    """
+
+    max_positions: int
+    dtype: Any = jnp.float32
+
+    def __call__(self, positions: Int[Array, "*n"], width: int) -> Float[Array, "*n D"]:
+        # In float64: far from 0 the float32 angle is a poor one.
+        rates = 10000.0 ** (-np.arange(0, width, 2) / width)
+        angles = np.arange(self.max_positions)[:, None] * rates
+        table = np.stack([np.sin(angles), np.cos(angles)], axis=-1)
+        table = table.reshape(self.max_positions, -1)[:, :width].astype(np.float32)
+        return jnp.take(table, positions, axis=0).astype(self.dtype)
+
+
 class RelativePositions(nn.Module):
     """A learned bias per head on how far a key is from the query (Raffel et al. 2020, 2.1).
 

@@ -11,7 +11,11 @@ from mmjax.models.efficientnet import published as efficientnet
 from mmjax.models.encoder_decoder import EncoderDecoderConfig
 from mmjax.models.image_tower import ImageTowerConfig
 from mmjax.models.layers import FeedForward, LayerNorm, RMSNorm
-from mmjax.models.positions import LearnedPositions, RelativePositions
+from mmjax.models.positions import (
+    LearnedPositions,
+    RelativePositions,
+    SinusoidalPositions,
+)
 from mmjax.models.resnet import ResNetConfig
 from mmjax.models.transformer import TransformerConfig
 from mmjax.models.vision_transformer import VisionTransformerConfig
@@ -78,6 +82,37 @@ def albert(
         **sizes,
     )
     return dataclasses.replace(config, embedding_width=embedding_width, share_layers=True)
+
+
+def sinusoidal(
+    *,
+    layers: int,
+    width: int,
+    heads: int,
+    feed_forward: int,
+    vocab_size: int = 30000,
+    max_positions: int = 1000,
+    epsilon: float = 1e-5,
+    dropout: float = 0.0,
+    attention_dropout: float = 0.2,
+    feed_forward_dropout: float = 0.2,
+) -> TransformerConfig:
+    """The encoder of Vaswani et al. 2017, as ParlAI has it in TransResNet (Shuster et al. 2020).
+
+    Its words are not scaled, but begin as large as the positions. Raises ValueError when the width
+    does not divide among the heads.
+    """
+    return TransformerConfig(
+        vocab_size=vocab_size,
+        width=width,
+        layers=layers,
+        norm=LayerNorm(epsilon),
+        position=SinusoidalPositions(max_positions),
+        attention=Attention(heads, per_head(width, heads), attention_dropout, std=None),
+        feed_forward=FeedForward(feed_forward, "relu", dropout=feed_forward_dropout, std=None),
+        word_std=1.0,
+        dropout=dropout,
+    )
 
 
 def gpt2(
@@ -302,11 +337,14 @@ PRESETS: dict[str, TransformerConfig] = {
     # Lan et al. 2020, table 1.
     "albert-base": albert(layers=12, width=768, heads=12, feed_forward=3072),
     "albert-large": albert(layers=24, width=1024, heads=16, feed_forward=4096),
+    # The text encoders of TransResNet as ParlAI has them by default.
+    "transresnet": sinusoidal(layers=2, width=300, heads=2, feed_forward=1200),
 }
 
 CAUSAL_PRESETS: dict[str, TransformerConfig] = {
     # For trials, and to be trained from scratch without an accelerator.
     "gpt2-tiny": gpt2(layers=2, width=128, heads=2),
+    "gpt2-4x256": gpt2(layers=4, width=256, heads=4),
     "gpt2-6x512": gpt2(layers=6, width=512, heads=8),
     # Radford et al. 2019, table 2.
     "gpt2-small": gpt2(layers=12, width=768, heads=12),

@@ -7,6 +7,7 @@ branch in here.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
@@ -15,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mmjax.models.attention import causal
 from mmjax.models.cache import Cache
 from mmjax.models.layers import Dropout, Projection, Table, round_up
-from mmjax.models.positions import LearnedPositions
+from mmjax.models.positions import LearnedPositions, SinusoidalPositions
 from mmjax.models.stack import Stack, StackConfig
 from mmjax.parallel.rules import constrain
 
@@ -39,7 +40,7 @@ class TransformerConfig(StackConfig):
     """
 
     vocab_size: int
-    position: LearnedPositions | None = None
+    position: LearnedPositions | SinusoidalPositions | None = None
     segments: int = 0
     word_segments: bool = False
     embedding_width: int | None = None
@@ -116,6 +117,13 @@ class Transformer(Stack):
         return self.embeddings.word.cross_entropy(x, labels, block)
 
     def begin(
+        self, ids: Int[Array, "B L"], mask: Bool[Array, "B L"], *given: Any, **options: Any
+    ) -> tuple[Float[Array, "B D"], Cache]:
+        """As `read`, with the vector of each prompt's last token alone."""
+        x, cache = self.read(ids, mask, *given, **options)
+        return last_real(x, mask), cache
+
+    def read(
         self,
         ids: Int[Array, "B L"],
         mask: Bool[Array, "B L"],
@@ -128,8 +136,8 @@ class Transformer(Stack):
         memory_mask: Bool[Array, "B N"] | None = None,
         vectors: Float[Array, "B N E"] | None = None,
         vector_at: Int[Array, "B L"] | None = None,
-    ) -> tuple[Float[Array, "B D"], Cache]:
-        """Reads prompts: the vector of each one's last token, and what `step` goes on from.
+    ) -> tuple[Float[Array, "B L D"], Cache]:
+        """Reads prompts: the vectors of their tokens, and what `step` goes on from.
 
         Padding may stand anywhere (in a model with relative positions: before the prompt). There
         is room for `branches` x `steps` more tokens of each, all in the given `segment`. Raises
@@ -153,8 +161,6 @@ class Transformer(Stack):
         x = self.embeddings(ids, segments, positions, False, vectors, vector_at)
         bias = None if config.relative is None else self.relative_positions(length)
         x, kept = self.run_cached(x, causal(mask), bias, kept, weights, 0, memory, memory_mask)
-        last = jnp.max(jnp.where(mask, jnp.arange(length), 0), axis=1)
-        x = jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
         visible = jnp.pad(mask, ((0, 0), (0, slots - length)))[:, None]
         cache = Cache(
             layers=kept,
@@ -190,6 +196,12 @@ class Transformer(Stack):
             memory_mask=cache.memory_mask,
         )
         return x, cache.after_step(kept)
+
+
+def last_real(x: Float[Array, "B L D"], mask: Bool[Array, "B L"]) -> Float[Array, "B D"]:
+    """The vector of each row's last real token."""
+    last = jnp.max(jnp.where(mask, jnp.arange(mask.shape[1]), 0), axis=1)
+    return jnp.take_along_axis(x, last[:, None, None], axis=1)[:, 0]
 
 
 class Embeddings(nn.Module):

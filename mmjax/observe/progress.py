@@ -13,7 +13,7 @@ class Progress:
         self,
         step: int,
         total_steps: int,
-        batch_size: int,
+        batch_size: float,
         *,
         clock: Callable[[], float] = time.perf_counter,
     ):

@@ -93,7 +93,7 @@ class OptimOptions:
     ema_warmup: bool = False
 
 
-def in_steps(options: OptimOptions, *, batch_size: int, examples_per_epoch: int) -> OptimOptions:
+def in_steps(options: OptimOptions, *, batch_size: float, examples_per_epoch: int) -> OptimOptions:
     """The options with `decay_steps` in place of epochs or examples.
 
     Raises:

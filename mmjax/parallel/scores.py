@@ -66,7 +66,17 @@ class DotProduct(Score):
         return (rows.astype(dtype) * columns.astype(dtype)).sum(axis=-1)
 
 
-DOT_PRODUCT = DotProduct()
+@dataclass(frozen=True)
+class SquaredDistance(Score):
+    """-|r - c|^2 of vectors [B, D], as 2 r c - |r|^2 - |c|^2: the nearest has the highest score."""
+
+    def __call__(self, rows: Float[Array, "r D"], columns: Float[Array, "c D"]) -> Scores:
+        dtype = accumulated(rows, columns)
+        squares = [jnp.square(x.astype(dtype)).sum(axis=-1) for x in (rows, columns)]
+        return 2 * DOT_PRODUCT(rows, columns) - squares[0][:, None] - squares[1]
+
+
+DOT_PRODUCT, SQUARED_DISTANCE = DotProduct(), SquaredDistance()
 
 
 def accumulated(*trees: Tree) -> jnp.dtype:

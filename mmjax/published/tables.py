@@ -50,7 +50,8 @@ class PublishedRow:
 class PublishedTable:
     """Attributes:
     name: of the file.
-    task, dataset, split: what its figures were measured on.
+    task, dataset, split: what its figures were measured on; "*" in a dataset's name stands for the
+      digest that a private corpus has there.
     source, note: where the figures are from; "" for a table of measured rows alone.
     variant: the config that stands for the table as a whole; "" where there is none.
     """

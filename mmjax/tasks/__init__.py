@@ -12,7 +12,11 @@ from mmjax.errors import UserError
 TASKS = {
     "intent": "mmjax.tasks.intent",
     "rerank": "mmjax.tasks.rerank",
+    "response": "mmjax.tasks.response",
+    "response_ranking": "mmjax.tasks.response_ranking",
     "retrieval": "mmjax.tasks.retrieval",
+    "rewritable": "mmjax.tasks.rewritable",
+    "rewrite": "mmjax.tasks.rewrite",
 }
 
 

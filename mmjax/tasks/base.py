@@ -51,6 +51,7 @@ class Task(Featurizer, Protocol):
     photos = False
     boxes = False
     inputs: Collection[str] = frozenset(INPUTS)
+    packs = False
 
     def remaining(self, dialogue: Dialogue, subs: Sequence[int]) -> Iterable[Example]:
         """Where `examples` leaves none out because little is left of it."""

@@ -8,6 +8,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from mmjax.data.featurize import Ragged
+from mmjax.data.packing import Packing
 from mmjax.losses.objective import Objective
 from mmjax.models.turn_classifier import TurnClassifier
 from mmjax.pretrained.exported import ModelFolder
@@ -26,6 +28,13 @@ class EncoderIntentTask(IntentTask):
     """Logits are read from [CLS], or from the [SEP] of each turn."""
 
     reader = IntentExamples
+    packs = True
+
+    def packing(self, row_length: int) -> Packing:
+        # As many places as tokens, most of them padding: what is read there costs next to nothing,
+        # and all batches have one shape.
+        ragged = {name: Ragged(own.pad, (row_length,)) for name, own in self.ragged.items()}
+        return Packing({"text": row_length}, ragged, positions=("place",))
 
     def module(self) -> TurnClassifier:
         return text_classifier(

@@ -53,8 +53,12 @@ def text_classifier(
     tokenizer: Tokenizer,
     *,
     max_length: int,
+    hidden: bool = True,
 ) -> TurnClassifier:
     """The network, for texts of at most `max_length` tokens (`config.task.max_length`).
+
+    Args:
+      hidden: whether there is a layer between the encoder and the logits.
 
     Raises:
       UserError: no such preset, the folder does not fit it, or the texts are too long for it.
@@ -75,6 +79,8 @@ def text_classifier(
             f"config.task.max_length={max_length} is more than the encoder's "
             f"{position.max_positions} positions."
         )
+    if not hidden:
+        return TurnClassifier(TurnClassifierConfig(encoder, hidden_dim=None))
     return TurnClassifier(TurnClassifierConfig(encoder, model.hidden_dim, model.activation))
 
 

@@ -12,13 +12,14 @@ from etils import epath
 from mmjax.data.tokenizers import (
     Tokenizer,
     load_tokenizer,
+    train_character_tokenizer,
     train_tokenizer,
     train_word_tokenizer,
 )
 from mmjax.errors import UserError
 from mmjax.models.encoder_decoder import EncoderDecoderConfig
 from mmjax.models.image_tower import ImageTowerConfig
-from mmjax.models.presets import ENCODER_DECODER_PRESETS, IMAGE_PRESETS, PRESETS
+from mmjax.models.presets import CAUSAL_PRESETS, ENCODER_DECODER_PRESETS, IMAGE_PRESETS, PRESETS
 from mmjax.models.transformer import TransformerConfig
 from mmjax.pretrained.folder import PretrainedFolder, load_folder
 from mmjax.pretrained.images import image_config
@@ -42,6 +43,11 @@ def fit_tokenizer(
     tokenizer = load_tokenizer(weights.path)
     tokenizer.save(folder)
     return tokenizer
+
+
+def fit_characters(texts: Iterable[str], vocab_size: int, folder: epath.PathLike) -> Tokenizer:
+    """Writes to `folder` a vocabulary of the texts' characters."""
+    return train_character_tokenizer(texts, vocab_size, os.fspath(folder))
 
 
 def fit_words(texts: Iterable[str], min_count: int, folder: epath.PathLike) -> Tokenizer:
@@ -68,6 +74,7 @@ def text_tower(
     tokenizer: Tokenizer,
     *,
     weights_key: str = "weights",
+    presets: Mapping[str, TransformerConfig] = PRESETS,
     dropout: float | None = None,
     dtype: str = "float32",
     unroll: int = 1,
@@ -76,7 +83,7 @@ def text_tower(
     """The transformer that `config.model.<key>` names.
 
     Args:
-      preset: a key of `PRESETS`, or "weights": as the folder says.
+      preset: a key of `presets`, or "weights": as the folder says.
       weights_key: the option that names the folder, for messages.
       dropout: everywhere in the tower; None: as the preset.
       unroll: layers per trip of the loop over layers; 0: all.
@@ -84,10 +91,27 @@ def text_tower(
     Raises:
       UserError: no such preset, or the folder, the preset and the tokenizer do not fit.
     """
-    config = _chosen(key, preset, weights, weights_key, PRESETS, transformer_config)
+    config = _chosen(key, preset, weights, weights_key, presets, transformer_config)
     if weights is not None and preset != FROM_FOLDER:
-        _check_size(config, PRESETS[preset], preset, weights)
+        _check_size(config, presets[preset], preset, weights)
     return _as_the_run_wants(config, weights, tokenizer, dropout, dtype, unroll, remat)
+
+
+def causal_transformer(
+    key: str,
+    preset: str,
+    weights: PretrainedFolder | None,
+    tokenizer: Tokenizer,
+    **wanted: Any,
+) -> TransformerConfig:
+    """A transformer that writes text, of `CAUSAL_PRESETS`; arguments as of `text_tower`."""
+    config = text_tower(key, preset, weights, tokenizer, presets=CAUSAL_PRESETS, **wanted)
+    if not config.attention.causal:
+        raise UserError(
+            f"the weights in {weights.path} are of an encoder, which writes nothing: name a folder "
+            "of a GPT."
+        )
+    return config
 
 
 def encoder_decoder(

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import numpy as np
+import pytest
 from flax import linen as nn
 from jax.sharding import AxisType
 
@@ -43,11 +46,30 @@ def gradient(params, batch):
     return jax.value_and_grad(loss)(params)
 
 
-def test_loss_and_gradients_are_those_of_one_device():
-    params = nn.unbox(jax.jit(lambda key: MODEL.init(key, batch(), train=False))(jax.random.key(0)))
-    params = jax.tree.map(lambda x: np.asarray(4 * x), params["params"])
-    alone = jax.jit(gradient)(params, batch())
+def packed(alone):
+    """The same two by two: four rows with two dialogues each, beyond the model's positions."""
+    made = {"dialogue": {"ids": np.tile(np.repeat([1, 2], 12), (4, 1))}}
+    for name in ("text", "speaker", "turn", "place"):
+        made[name] = {key: x.reshape(4, -1) for key, x in alone[name].items()}
+    made["place"]["ids"] = made["place"]["ids"] + np.repeat([0, 12], 3)
+    return made | {"label": alone["label"].reshape(4, -1)}
+
+
+@functools.cache
+def params():
+    init = jax.jit(lambda key: MODEL.init(key, batch(), train=False))
+    made = nn.unbox(init(jax.random.key(0)))["params"]
+    return jax.tree.map(lambda x: np.asarray(4 * x), made)
+
+
+@functools.cache
+def alone():
+    return jax.jit(gradient)(params(), batch())
+
+
+@pytest.mark.parametrize("rows", [lambda x: x, packed], ids=["as they are", "packed"])
+def test_loss_and_gradients_are_those_of_one_device(rows):
     mesh = jax.make_mesh((2, 2, 2), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
     with jax.set_mesh(mesh):
-        found = jax.jit(gradient)(params, batch())
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, alone)
+        found = jax.jit(gradient)(params(), rows(batch()))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5), found, alone())

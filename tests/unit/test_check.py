@@ -206,6 +206,8 @@ def test_shapes_come_from_the_config_alone_with_weights_at_home_or_not():
     assert both["image"].shape == (2, 224, 224, 3) and both["image"].dtype == np.uint8
     some = open_subject(demo(rerank, "candidates=run://runs/bm25"))
     assert set(some.batch(mesh, 2, ("text", "place"))) == {"text", "place", "weight", "keys"}
+    packed = open_subject(demo(intent, "prefix=shared,packed=1024")).training_batch(mesh)
+    assert packed["text"]["ids"].shape == packed["dialogue"]["ids"].shape == (4, 1024)
     large = open_subject(demo(intent, "model=t5")).with_batch(6)
     assert large.options["train"].global_batch_size == large.options["eval"].batch_size == 6
 

@@ -13,6 +13,7 @@ from mmjax.metrics.classification import (
     average_precision,
     best_threshold,
     f1_parts,
+    f1_variants,
 )
 
 
@@ -34,6 +35,31 @@ def test_the_figures_are_scikit_learns_in_percent(seed):
     want = 100 * sk.average_precision_score(label, probability)
     assert found["average_precision"] == pytest.approx(want, rel=1e-12)
     assert found["threshold"] == 0.3
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("threshold", [0.0, 0.3, 2.0])
+def test_every_kind_of_f1_is_scikit_learns_in_percent(seed, threshold):
+    label, probability = drawn(seed)
+    said = probability >= threshold  # 0: always yes; 2: always no
+    found = {name: sums.value for name, sums in f1_variants(label, said).items()}
+    always = {"labels": [0, 1], "zero_division": 0}
+    negative, positive = sk.f1_score(label, said, average=None, **always)
+    want = {"f1": positive, "f1@negative": negative}
+    for kind in ("macro", "weighted", "micro"):
+        want[f"f1@{kind}"] = sk.f1_score(label, said, average=kind, **always)
+    assert found == pytest.approx({name: 100 * f1 for name, f1 in want.items()}, rel=1e-12)
+    assert found["f1@micro"] == pytest.approx(100 * sk.accuracy_score(label, said))
+
+
+def test_f1_of_a_draw_is_that_of_its_examples():
+    label, probability = drawn(0)
+    order = np.random.default_rng(1).integers(0, len(label), len(label))
+    said = probability >= 0.3
+    whole, part = (f1_variants(*given) for given in ((label, said), (label[order], said[order])))
+    assert {n: s.ordered(order).value for n, s in whole.items()} == {
+        n: s.value for n, s in part.items()
+    }
 
 
 @pytest.mark.parametrize("seed", range(4))

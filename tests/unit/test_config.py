@@ -14,6 +14,7 @@ from ml_collections import config_flags
 
 from mmjax import config as config_lib
 from mmjax.baselines.bm25_system import Bm25Options
+from mmjax.baselines.knn_options import KnnOptions
 from mmjax.config import (
     LOOP_SECTIONS,
     TrainOptions,
@@ -30,9 +31,11 @@ from mmjax.config import (
     section,
     to_dict,
 )
+from mmjax.decoding.options import DecodingOptions
 from mmjax.errors import UserError
 from mmjax.optim.build import OptimOptions
 from mmjax.tasks import task_module
+from mmjax.tasks.response_ranking import RankingOptions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
@@ -44,6 +47,7 @@ VARIANTS = {
         "demo,prefix=shared",
         "model=albert,weights=some/folder",
         "model=t5,size=3b",
+        "packed=512,prefix=shared",
         "size=tiny,prefix=shared,dataset=dialogue_folder",
         "text=minilm,weights=some/folder,init_from=run://somewhere",
     ],
@@ -51,6 +55,24 @@ VARIANTS = {
         "",
         "candidates=run://somewhere,demo",
         "candidates=run://somewhere,text=minilm,weights=some/folder,query=marked",
+    ],
+    "respond": [
+        "",
+        "demo",
+        "size=xl,weights=some/folder,role=agent",
+        "dataset=jddc_pairs,size=tiny,packed=512,init_from=run://somewhere",
+        "images=resnet-18,image_weights=some/folder",
+        "model=transresnet",
+        "model=transresnet,demo,images=resnet-18,image_weights=some/folder",
+        "model=transresnet,weights=some/folder,dataset=jddc_pairs",
+        "model=knn,encoder=some/folder",
+        "model=knn,demo,encoder=run://a,ranker=run://a,images=resnet-18,image_weights=some/folder",
+    ],
+    "rewritable": [
+        "",
+        "model=transresnet,init_from=run://somewhere",
+        "model=transresnet,images,image_weights=some/folder",
+        "weights=some/folder,dataset=jddc21/annotated",
     ],
     "retrieval": [
         "",
@@ -64,6 +86,12 @@ VARIANTS = {
         "demo,model=de_img,init_from=run://somewhere",
         "model=de_label,text=minilm,weights=some/folder",
         "image=resnet-50,image_weights=some/folder,text=bert-tiny",
+    ],
+    "rewrite": [
+        "",
+        "model=unchanged,dataset=utterance_rewrite",
+        "dataset=utterance_rewrite,size=tiny,copies=false",
+        "weights=some/folder,images=resnet-18,image_weights=some/folder,init_from=run://somewhere",
     ],
 }
 
@@ -85,6 +113,12 @@ def sections_of(config: dict) -> dict[str, type]:
     if config["system"] == "bm25":
         names = ("data", "eval")
         return {n: LOOP_SECTIONS[n] for n in names} | {"task": task.OPTIONS, "bm25": Bm25Options}
+    if config["system"] == "knn":
+        names = ("data", "eval", "loader", "mesh")
+        own = {"task": RankingOptions, "knn": KnnOptions}
+        return {n: LOOP_SECTIONS[n] for n in names} | own
+    if config["system"] == "unchanged":
+        return {n: LOOP_SECTIONS[n] for n in ("data", "eval")} | {"task": task.OPTIONS}
     return LOOP_SECTIONS | {
         "task": task.OPTIONS,
         "model": task.MODEL_OPTIONS,
@@ -121,6 +155,13 @@ def test_a_section_gives_back_its_dataclass():
     options = Options(width=3, share=0.25, kind="bee", other="y", name="n", names=("p", "q"))
     assert build(Options, section(options), "s") == options
     assert build(Options, to_dict(section(options)), "s") == options
+
+
+def test_a_switch_with_a_choice_beside_it_takes_both_and_nothing_else():
+    for value in (True, False, "never"):
+        assert build(DecodingOptions, {"early_stopping": value}, "d").early_stopping == value
+    with pytest.raises(UserError, match=r'"nevr"|did you mean "never"'):
+        build(DecodingOptions, {"early_stopping": "nevr"}, "d")
 
 
 @pytest.mark.parametrize(

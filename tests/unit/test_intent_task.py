@@ -29,6 +29,7 @@ from mmjax.models.presets import bert, t5
 from mmjax.models.text_to_text import TextToText
 from mmjax.models.turn_classifier import TurnClassifier, TurnClassifierConfig
 from mmjax.steps import _at_once, _in_parts
+from mmjax.task_data import packed_plan
 from mmjax.tasks.intent import IntentOptions, IntentTask, ModelOptions, intent_task
 from mmjax.tasks.intent_examples import (
     IntentExamples,
@@ -314,6 +315,15 @@ def test_less_than_15_percent_of_an_epochs_tokens_are_padding(released, prefix):
         real += rows.sum()
         padded += size * task.ragged["text"].padded_length(int(rows.max()))
     assert 1 - real / padded < 0.15
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
+def test_less_than_1_percent_is_where_examples_share_rows(released, prefix):
+    task, index = released(prefix, "train")
+    packing = task.packing(512)
+    plan = packed_plan(Split(ListSource([]), index), packing, 8, seed=0)
+    assert plan.padding < 0.01
+    assert plan.rows * 512 >= index.lengths["text"].sum()
 
 
 # What is learned

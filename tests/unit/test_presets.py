@@ -19,10 +19,12 @@ TEXTS = {
     "minilm-l6": 22_565_376,
     "albert-base": 11_092_992,
     "albert-large": 16_634_368,
+    "transresnet": 11_167_800,  # by hand
 }
 CAUSAL = {
     # Not published: counted by hand.
     "gpt2-tiny": 6_960_768,
+    "gpt2-4x256": 16_287_488,
     "gpt2-6x512": 45_171_200,
     "gpt2-small": 124_439_808,
     "gpt2-medium": 354_823_168,

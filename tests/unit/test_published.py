@@ -94,6 +94,18 @@ def test_the_commands_of_a_row_run_its_model_and_no_other_row_s(table, row):
 
 
 @pytest.mark.parametrize(
+    ("table", "row"),
+    [(t, row) for t in map(load_table, ("jddc21_response", "jddc21_rewrite")) for row in t.rows],
+    ids=lambda x: x.name,
+)
+def test_the_last_command_of_a_row_that_writes_is_its_run_and_no_other_row_s(table, row):
+    config, workdir = configured(row.commands[-1])
+    assert [r.name for r in table.rows if r.is_run_of(config)] == [row.name]
+    assert config["task_name"] == table.task
+    assert workdir.endswith(f"/{table.name}/{row.name}")
+
+
+@pytest.mark.parametrize(
     "change",
     [
         {"task.loss": "sh"},

@@ -1,0 +1,88 @@
+"""Query rewriting (JDDC 2.1, 4.2): what did the customer mean, said so that it stands alone?
+
+    configs/rewrite.py:dataset=utterance_rewrite            GPT-2's base size, from scratch
+    configs/rewrite.py:dataset=utterance_rewrite,size=tiny  smaller, or larger
+    configs/rewrite.py:weights=FOLDER                       from GPT-2's or CDial-GPT's weights
+    configs/rewrite.py:images=resnet-18,image_weights=DIR   with the photos where they occurred
+    configs/rewrite.py:packed=512,...                       several examples share a row
+    configs/rewrite.py:copies=false                         writes every word anew
+    configs/rewrite.py:model=unchanged                      the query itself, to compare with
+
+Rewrites copy nearly all that they say, so that a pointer-generator finds words in the dialogue.
+`init_from=run://DIR` starts from the weights of another run, such as one of configs/respond.py. A
+single key is changed with --config.SECTION.KEY=VALUE.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs.respond import FINE_TUNED, SIZES, training
+from mmjax.config import DataOptions, EvalOptions, check_choices, new_config, parse_variant
+from mmjax.data.images import ImageOptions
+from mmjax.decoding.options import DecodingOptions
+from mmjax.tasks.generation_model import ModelOptions
+from mmjax.tasks.rewrite import RewriteOptions
+
+MODELS = ("gpt", "unchanged")
+
+TOKENS = 60  # of an example, about
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """See the module's docstring.
+
+    Args:
+      variant: `model`: one of MODELS; `size`: one of SIZES; `weights`, `image_weights`: folders or
+        hub ids to start from, of the size's network; `images`: network of the photos; `dataset`: a
+        builder; `copies`: whether words may be copied from the dialogue; `packed`: tokens of rows
+        that examples share; `init_from`: a run.
+    """
+    arg = parse_variant(
+        variant,
+        model="gpt",
+        size="base",
+        weights="",
+        images="",
+        image_weights="",
+        dataset="jddc21/annotated",
+        copies=True,
+        packed=0,
+        init_from="",
+    )
+    check_choices(arg, model=MODELS, size=SIZES)
+    if arg.model == "unchanged":
+        return new_config(
+            label="the query unchanged",
+            system="unchanged",
+            task_name="rewrite",
+            data=DataOptions(dataset=arg.dataset),
+            task=RewriteOptions(),
+            eval=EvalOptions(metric="exact"),
+        )
+    arg.demo = False
+    preset, rate = SIZES[arg.size]
+    seen = f", {arg.images}" if arg.images else ""
+    seen += ", copying" if arg.copies else ""
+    return new_config(
+        label=f"GPT ({arg.size}{'' if arg.weights else ', from scratch'}{seen})",
+        system="network",
+        task_name="rewrite",
+        data=DataOptions(dataset=arg.dataset),
+        task=RewriteOptions(
+            max_length=192,
+            target_max_length=64,
+            decoding=DecodingOptions(max_new_tokens=64),
+            image=ImageOptions(fit="crop"),
+        ),
+        model=ModelOptions(
+            text=preset,
+            weights=arg.weights or None,
+            image=arg.images or None,
+            image_weights=arg.image_weights or None,
+            copies=arg.copies,
+            remat="full" if arg.size in ("large", "xl") else "none",
+        ),
+        **training(arg, FINE_TUNED if arg.weights else rate, epochs=10.0, tokens=TOKENS),
+        eval=EvalOptions(every_epochs=1.0, metric="exact", batch_size=32, first=False),
+    )
