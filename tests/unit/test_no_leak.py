@@ -177,7 +177,7 @@ def test_training_reads_the_train_split_and_test_comes_last(monkeypatch, tmp_pat
             return super().batches(start, stop)
 
     monkeypatch.setattr(RetrievalTask, "fit", watched_fit)
-    monkeypatch.setattr("mmjax.network.Loader", WatchedLoader)
+    monkeypatch.setattr("mmjax.task_data.Loader", WatchedLoader)
 
     config = get_config("demo")
     config.data.data_dir = str(tmp_path / "data")
