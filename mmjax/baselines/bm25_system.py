@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Mapping
 from typing import Any, Literal
 
 import numpy as np
 
-from mmjax import config as config_lib
-from mmjax.config import DataOptions, EvalOptions, limited
-from mmjax.data.splits import Split, open_split
+from mmjax.baselines.unlearned import UnlearnedSystem
+from mmjax.config import limited
+from mmjax.data.splits import Split
 from mmjax.errors import UserError
 from mmjax.evaluators import Evaluation
 from mmjax.metrics.retrieval import ranking_from_scores
-from mmjax.parallel import distributed
-from mmjax.systems import Judge
 from mmjax.tasks import task_module
 from mmjax.workdir import WorkDir
 
@@ -33,58 +30,14 @@ class Bm25Options:
     b: float = limited(0.75, low=0, high=1)
 
 
-class Bm25System:
+class Bm25System(UnlearnedSystem):
     """Nothing is learned: the documents are the candidates' texts of the split itself."""
+
+    nothing_to_choose = "BM25 has nothing to choose"
 
     def __init__(self, config: Mapping[str, Any]):
         module = task_module(config["task_name"])
-        self._config = config
-        self._sections = {
-            "data": DataOptions,
-            "eval": EvalOptions,
-            "task": module.OPTIONS,
-            "bm25": Bm25Options,
-        }
-        self._options = config_lib.build_sections(config, self._sections)
-        self._task = module.TEXT(self._options["task"])
-
-    def identity(self) -> Mapping[str, Any]:
-        return config_lib.identity(self._config, self._sections)
-
-    def judging_keys(self) -> set[str]:
-        return config_lib.judging_keys(self._sections)
-
-    def train(self, workdir: WorkDir) -> None:
-        began = time.perf_counter()
-        names = ["dev", "test"] if self._options["eval"].test else ["dev"]
-        splits, evaluations = {}, {}
-        for name in names:
-            if name == "test" and distributed.is_main():
-                workdir.look_at_test("BM25 has nothing to choose")
-            splits[name] = self._split(name)
-            evaluations[name] = self._evaluate(splits[name])
-        if not distributed.is_main():
-            return
-        source = splits["dev"].source
-        workdir.write_result(
-            config=self._config,
-            dataset={
-                "name": source.name.rpartition(":")[0],
-                "fingerprint": source.fingerprint,
-                "sizes": {name: len(split.index) for name, split in splits.items()},
-            },
-            evaluations=evaluations,
-            ids={name: split.ids() for name, split in splits.items()},
-            steps=0,
-            seconds=time.perf_counter() - began,
-            parents=[],
-        )
-
-    def evaluate(self, workdir: WorkDir, split: str) -> Evaluation:
-        return self._evaluate(self._split(split))
-
-    def judge(self, workdir: WorkDir) -> Judge:
-        return Judge(self._task, self._split, self._evaluate)
+        super().__init__(config, {"task": module.OPTIONS, "bm25": Bm25Options}, module.TEXT)
 
     def predict(self, workdir: WorkDir, split: str, top: int) -> list[dict[str, Any]]:
         data = self._split(split)
@@ -97,9 +50,6 @@ class Bm25System:
 
     def page(self, path: Any, split: str, answers: list[dict[str, Any]]) -> None:
         self._task.page(path, self._split(split), answers, self._config["label"])
-
-    def _split(self, name: str) -> Split:
-        return open_split(self._task, self._options["data"], name)
 
     def _evaluate(self, split: Split) -> Evaluation:
         return self._task.evaluator().evaluate_scores(split.index, self._scores(split))
