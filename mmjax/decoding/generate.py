@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool
+from jaxtyping import Array, Bool, Key
 
 from mmjax.decoding.allowed import constraint
 from mmjax.decoding.beam import beam_search
@@ -20,14 +19,15 @@ def generate(
     eos_id: int,
     pad_id: int,
     allowed: Bool[Array, "*B V"] | None = None,
-    key: jax.Array | None = None,
+    key: Key[Array, "*B"] | None = None,
 ) -> Answers:
     """Answers to every prompt; to be called inside a jit.
 
     Args:
       eos_id: the token that ends an answer; `pad_id`: what stands after it.
       allowed: the words that may be written, in all rows or in each; None: all.
-      key: of `jax.random`, needed when words are drawn.
+      key: needed when words are drawn; one of each row: then what is drawn for a row does not
+        depend on the others.
 
     Raises:
       ValueError: `key` is missing.

@@ -6,7 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Key
 
 from mmjax.decoding.allowed import Constraint, keep_top_k, keep_top_p
 from mmjax.decoding.generator import Answers, Generator
@@ -19,7 +19,7 @@ def word_by_word(
     constrain: Constraint,
     eos_id: int,
     pad_id: int,
-    key: jax.Array | None,
+    key: Key[Array, "*B"] | None,
 ) -> Answers:
     """`options.answers` of each prompt, drawn or (that one) the best word by word."""
     T, branches = options.max_new_tokens, options.answers
@@ -29,11 +29,12 @@ def word_by_word(
         branches = 2
     first, state = model.begin(branches, T - 1)
     B, V = first.shape
+    keys = key if key is None or key.ndim else jax.random.split(key, B)
 
     def write(logits: Array, carry: Any) -> Any:
         count, ids, lengths, scores, done = carry
         logits = logits.astype(jnp.float32)
-        words = _choose(constrain(logits, ids, count), options, _folded(key, count))
+        words = _choose(constrain(logits, ids, count), options, _folded(keys, count))
         log_p = jnp.take_along_axis(jax.nn.log_softmax(logits), words[..., None], axis=-1)[..., 0]
         words = jnp.where(done, pad_id, words)
         ids = jax.lax.dynamic_update_slice(ids, words[..., None], (0, 0, count))
@@ -66,7 +67,7 @@ def word_by_word(
 
 
 def _choose(
-    logits: Float[Array, "B K V"], options: DecodingOptions, key: jax.Array | None
+    logits: Float[Array, "B K V"], options: DecodingOptions, keys: Key[Array, B] | None
 ) -> Int[Array, "B K"]:
     if not options.sample:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
@@ -75,8 +76,8 @@ def _choose(
         logits = keep_top_k(logits, options.top_k)
     if options.top_p is not None:
         logits = keep_top_p(logits, options.top_p)
-    return jax.random.categorical(key, logits).astype(jnp.int32)
+    return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
 
 
-def _folded(key: jax.Array | None, count: Array) -> jax.Array | None:
-    return None if key is None else jax.random.fold_in(key, count)
+def _folded(keys: Key[Array, B] | None, count: Array) -> Key[Array, B] | None:
+    return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, count)

@@ -16,8 +16,8 @@ def ngram_hashes(answers: Sequence[Tokens], n: int) -> UInt64[np.ndarray, " G"]:
     found = [
         int.from_bytes(hashlib.blake2b(gram.encode(), digest_size=8).digest(), "big")
         for answer in answers
-        # A token holds no such sign: it would be white space.
-        for gram in ("\x1f".join(answer[k : k + n]) for k in range(len(answer) - n + 1))
+        # A sign that no text is made of: for private use, and tokens hold no such.
+        for gram in ("\ue000".join(answer[k : k + n]) for k in range(len(answer) - n + 1))
     ]
     return np.array(found, np.uint64)
 

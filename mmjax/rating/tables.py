@@ -111,6 +111,8 @@ def _winner(systems: Mapping[str, Any]) -> list[str]:
     first, second = sorted(systems, key=lambda s: -systems[s]["mean"])[:2]
     one, other = systems[first]["of"], systems[second]["of"]
     both = sorted(one.keys() & other.keys())
+    if not both:
+        return [f"No winner: no question was answered for both {_cell(first)} and {_cell(second)}."]
     difference, low, high = paired_bootstrap(
         np.array([one[k] for k in both]), np.array([other[k] for k in both])
     )

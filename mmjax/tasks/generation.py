@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from etils import epath
+from jaxtyping import Bool, Int, Key
 
 from mmjax.data import tokenizers
 from mmjax.data.examples import Example
@@ -196,7 +197,7 @@ class GenerationTask(Task):
             eos_id=marks.end,
             pad_id=marks.pad,
             allowed=self._words(module.config.text.vocab_size),
-            key=jax.random.key(0) if decoding.sample else None,
+            key=_keys(ids, mask) if decoding.sample else None,
         )
         return answers.ids[:, 0]
 
@@ -253,6 +254,16 @@ def _texts(dialogue: Dialogue) -> Iterable[str]:
     """All that is read or written in a dialogue."""
     for turn in dialogue.turns:
         yield from (text for text in (turn.text, *turn.references, *(turn.rewrites or ())) if text)
+
+
+def _keys(ids: Int[jax.Array, "B L"], mask: Bool[jax.Array, "B L"]) -> Key[jax.Array, B]:
+    """A key of what each row reads, so that batches of other rows or lengths draw the same."""
+    place = jnp.cumsum(mask, axis=1).astype(jnp.uint32)
+    # A sum of hashes: of token and place.
+    mixed = (ids.astype(jnp.uint32) + 1) * jnp.uint32(2654435761) ^ place * jnp.uint32(2246822519)
+    mixed = (mixed ^ (mixed >> 15)) * jnp.uint32(3266489917)
+    found = jnp.where(mask, mixed, 0).sum(axis=1, dtype=jnp.uint32)
+    return jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), found)
 
 
 def _end(ids: np.ndarray, end: int) -> int:

@@ -111,9 +111,9 @@ def test_words_are_drawn_from_the_distribution_that_the_options_leave():
     ordered = np.sort(scaled, axis=-1)
     left = np.where(scaled < ordered[..., -12, None], -np.inf, scaled)
     left = np.where(nucleus(left, 0.8), left, -np.inf)
-    key = jax.random.key(3)
-    expected = jax.random.categorical(key, left)
-    np.testing.assert_array_equal(_choose(jnp.asarray(logits), options, key), expected)
+    keys = jax.random.split(jax.random.key(3), len(logits))
+    expected = jax.vmap(jax.random.categorical)(keys, left)
+    np.testing.assert_array_equal(_choose(jnp.asarray(logits), options, keys), expected)
 
 
 def nucleus(logits: np.ndarray, p: float) -> np.ndarray:

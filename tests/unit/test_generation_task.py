@@ -302,6 +302,20 @@ def test_the_loss_and_the_perplexity_are_of_what_people_wrote_alone(small):
     assert weight == want[:, 1].sum() == 2 + 5 + 3 + 2
 
 
+def test_what_is_drawn_for_an_example_does_not_depend_on_its_batch(vocabulary, small):
+    _, _, variables, batch = small
+    drawn = task_of(vocabulary, max_length=16, decoding=DecodingOptions(8, sample=True))
+    written = jax.jit(drawn.predictors()["written"].fn)
+    found = np.asarray(written(variables, batch))
+    np.testing.assert_array_equal(
+        written(variables, jax.tree.map(lambda x: x[::-1], batch)), found[::-1]
+    )
+    np.testing.assert_array_equal(
+        written(variables, jax.tree.map(lambda x: x[2:], batch)), found[2:]
+    )
+    assert len(np.unique(found[:, 0])) > 1  # and one row is no other's
+
+
 def test_what_is_written_does_not_depend_on_what_people_wrote(small):
     task, _, variables, batch = small
     written = jax.jit(task.predictors()["written"].fn)

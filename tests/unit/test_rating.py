@@ -14,6 +14,7 @@ import pytest
 from mmjax.metrics.agreement import fleiss_kappa
 from mmjax.rating.__main__ import run
 from mmjax.rating.questions import QUESTIONNAIRES
+from mmjax.rating.tables import as_markdown
 from tests.page_reader import HOSTILE, Page
 
 QUESTIONS = 6
@@ -205,6 +206,14 @@ def test_bad_answers_of_a_first_rating_go_into_the_sheet_of_errors(tmp_path, fil
     items = json.loads(key.read_text("utf-8"))["items"].values()
     assert sorted(item["id"] for item in items) == ["q0", "q1", "q3", "q4", "q5"]
     assert {tuple(item["systems"]) for item in items} == {("knn",)}
+
+
+def test_systems_that_share_no_question_have_no_winner():
+    found = {"mean": 2.0, "interval": [1.0, 3.0]}
+    systems = {"a": {**found, "of": {"q0": 2.0}}, "b": {**found, "of": {"q1": 2.0}}}
+    question = {"kappa": None, "raters": 1, "systems": systems}
+    shown = as_markdown({"items": 2, "questions": {"fluency": question}})
+    assert "No winner: no question was answered for both a and b." in shown
 
 
 def test_a_case_study_shows_all_answers_with_their_ratings(tmp_path, files):
