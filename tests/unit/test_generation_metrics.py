@@ -10,6 +10,8 @@ import nltk.translate.bleu_score as nltk_bleu
 import numpy as np
 import pytest
 import sacrebleu
+from rouge_score import rouge_scorer
+from rouge_score import tokenizers as rouge_tokenizers
 
 from mmjax.data.chinese import characters, words
 from mmjax.metrics.base import Metric
@@ -154,6 +156,24 @@ def test_rouge_from_its_definition_for_the_best_reference():
 
 def test_chinese_is_not_lost_to_rouges_own_tokenizer():
     assert rouge_f(["好的"], [["好的"]], characters).tolist() == [[100, 100, 100]]
+
+
+def test_rouge_l_is_googles_also_of_texts_of_ten_thousand_characters():
+    said, right = made_up(20)
+
+    class Characters(rouge_tokenizers.Tokenizer):
+        def tokenize(self, text: str) -> list[str]:
+            return characters(text)
+
+    scorer = rouge_scorer.RougeScorer(["rougeL"], tokenizer=Characters())
+    expected = [
+        100 * max(scorer.score(r, text)["rougeL"].fmeasure for r in texts)
+        for text, texts in zip(said, right, strict=True)
+    ]
+    np.testing.assert_allclose(rouge_f(said, right, characters, ("rougeL",))[:, 0], expected)
+    long = "退换货" * 3333
+    assert rouge_f([long], [[f"{long}吗", ""]], characters, ("rougeL",)) > 99.9
+    assert rouge_f([""], [["好"]], characters, ("rougeL",)) == 0
 
 
 def test_rouge_of_a_summary_takes_each_sentence():
