@@ -21,8 +21,8 @@ def write_answers_page(
 
     Args:
       path: of the HTML file, local or in a bucket.
-      examples: "id"; "turns" with "speaker" and "text"; "references", texts; "answers" with "name",
-        "text" and "notes", short texts beside the name.
+      examples: "id"; "turns" with "speaker", "text" and perhaps "photos", ids; "references", texts;
+        "answers" with "name", "text" and "notes", short texts beside the name.
       about: facts for the header.
     """
     drawn = [
@@ -30,7 +30,7 @@ def write_answers_page(
             "position": position,
             "id": example["id"],
             "sharer": None,
-            "turns": [[t["speaker"], t["text"], 0, None] for t in example["turns"]],
+            "turns": [[t["speaker"], turn_text(t), 0, None] for t in example["turns"]],
             "references": list(example["references"]),
             "answers": [dict(answer) for answer in example["answers"]],
         }
@@ -45,3 +45,9 @@ def write_answers_page(
         search="Search dialogues and answers",
         groups="Length of the dialogue",
     )
+
+
+def turn_text(turn: Mapping[str, Any]) -> str:
+    """What a turn says, with its photos by their ids."""
+    photos = (f"[photo {photo}]" for photo in turn.get("photos", ()))
+    return " ".join(filter(None, [turn["text"], *photos]))

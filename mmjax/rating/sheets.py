@@ -18,7 +18,7 @@ import numpy as np
 from etils import epath
 
 from mmjax.errors import UserError
-from mmjax.observe.answers_page import write_answers_page
+from mmjax.observe.answers_page import turn_text, write_answers_page
 from mmjax.rating.questions import QUESTIONNAIRES
 from mmjax.rating.systems import Asked
 
@@ -149,7 +149,7 @@ def _csv(items: Sequence[Item], about: Mapping[str, Any]) -> str:
     writer.writerow(["item", *questions, "query", "answer", *seen, "sheet"])
     name = digest(items)
     for item in items:
-        query = item.asked.turns[-1]["text"] if item.asked.turns else ""
+        query = turn_text(item.asked.turns[-1]) if item.asked.turns else ""
         shown = ["\n".join(item.asked.references)] if about["references"] else []
         cells = [query, item.answer, *shown]
         writer.writerow([item.name, *("" for _ in questions), *map(_plain, cells), name])

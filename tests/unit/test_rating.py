@@ -208,6 +208,18 @@ def test_bad_answers_of_a_first_rating_go_into_the_sheet_of_errors(tmp_path, fil
     assert {tuple(item["systems"]) for item in items} == {("knn",)}
 
 
+def test_raters_are_told_that_a_photo_was_shown(tmp_path):
+    turns = [{"speaker": 0, "text": "", "photos": ["p1.png"]}]
+    rows = [{"id": "q", "turns": turns, "references": ["好"], "answer": "好的"}]
+    files = [f"--system=a={predictions(tmp_path, 'a', rows)}"]
+    out, _ = exported(tmp_path, files)
+    for sheet in out.glob("*.csv"):
+        assert rows_of(sheet)[0]["query"] == "[photo p1.png]"
+    for page in out.glob("*.html"):
+        assert "[photo p1.png]" in page.read_text("utf-8")
+    assert len(list(out.iterdir())) > 1
+
+
 def test_systems_that_share_no_question_have_no_winner():
     found = {"mean": 2.0, "interval": [1.0, 3.0]}
     systems = {"a": {**found, "of": {"q0": 2.0}}, "b": {**found, "of": {"q1": 2.0}}}
