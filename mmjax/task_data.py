@@ -1,4 +1,7 @@
-"""The data of a task in one run: its splits, each opened once, and what a model gives for them."""
+"""The data of a task in one run: its splits, each opened once, and what a model gives for them.
+
+A mixture has these of each of its tasks, and one stream of training batches from all of them.
+"""
 
 from __future__ import annotations
 
@@ -35,7 +38,7 @@ ANY_DIALOGUE = Dialogue(
 
 
 class TaskData:
-    """What a network system reads."""
+    """What a network system reads of one dataset, for one task."""
 
     def __init__(self, task: Task, options: Mapping[str, Any], mesh: jax.sharding.Mesh, seed: int):
         """
@@ -84,36 +87,6 @@ class TaskData:
         feature = next(iter(self._task.ragged), None) if feature is None else feature
         return split.index.lengths.get(feature, np.zeros(len(split.index), np.int32))
 
-    def train_loader(self, split: Split) -> tuple[Loader, TrainPlan | PackedPlan]:
-        """The endless shuffled batches of a training split, and the plan of them.
-
-        Raises:
-          UserError: an example is longer than the rows that examples are to share.
-        """
-        train, packing = self._options["train"], None
-        if train.packed_length is None:
-            plan: TrainPlan | PackedPlan = TrainPlan(
-                [len(split.index)],
-                train.global_batch_size,
-                self._seed,
-                window=train.length_window,
-                lengths=[self.length(split)],
-            )
-        else:
-            packing = self._task.packing(train.packed_length)
-            plan = packed_plan(split, packing, train.global_batch_size, self._seed)
-        loader = Loader(
-            self._task,
-            [split.source],
-            [split.index],
-            plan,
-            self._mesh,
-            self._options["loader"],
-            seed=self._seed,
-            packing=packing,
-        )
-        return loader, plan
-
     def eval_loader(self, split: Split, order: np.ndarray, fields: Sequence[str] | None) -> Loader:
         """Batches of the examples `order`, each once.
 
@@ -161,21 +134,77 @@ class TaskData:
         return make_predict_steps(functions, self._mesh)
 
 
-def packed_plan(split: Split, packing: Packing, batch_size: int, seed: int) -> PackedPlan:
-    """Rows of a split's examples.
+def train_loader(
+    task: Task,
+    parts: Sequence[TaskData],
+    weights: Sequence[float] | None,
+    options: Mapping[str, Any],
+    mesh: jax.sharding.Mesh,
+    seed: int,
+) -> tuple[Loader, TrainPlan | PackedPlan]:
+    """The endless shuffled batches of training splits, and the plan of them.
+
+    Args:
+      task: that learns from all of them; parts: whose they are, in the order of `task.parts`.
+      weights: share of each in the examples; None where there is one.
+      options, mesh, seed: as of `TaskData`.
+
+    Raises:
+      UserError: an example is longer than the rows that examples are to share.
+    """
+    splits = [data.split("train") for data in parts]
+    train, packing = options["train"], None
+    if train.packed_length is None:
+        plan: TrainPlan | PackedPlan = TrainPlan(
+            [len(split.index) for split in splits],
+            train.global_batch_size,
+            seed,
+            weights,
+            window=train.length_window,
+            lengths=[data.length(split) for data, split in zip(parts, splits, strict=True)],
+        )
+    else:
+        packing = task.packing(train.packed_length)
+        plan = packed_plan(splits, packing, train.global_batch_size, seed, weights)
+    loader = Loader(
+        task,
+        [split.source for split in splits],
+        [split.index for split in splits],
+        plan,
+        mesh,
+        options["loader"],
+        seed=seed,
+        packing=packing,
+        featurizers=list(task.parts.values()),
+    )
+    return loader, plan
+
+
+def packed_plan(
+    splits: Sequence[Split],
+    packing: Packing,
+    batch_size: int,
+    seed: int,
+    weights: Sequence[float] | None = None,
+) -> PackedPlan:
+    """Rows of the splits' examples.
 
     Raises:
       UserError: one does not fit into a row.
     """
-    lengths = np.stack([split.index.lengths[name] for name in packing.limits], axis=1)
-    for (name, limit), longest in zip(packing.limits.items(), lengths.max(axis=0), strict=True):
-        if longest > limit:
-            raise UserError(
-                f"{split.source.name}: the longest example has {longest} of {name!r}, and a row "
-                f"holds {limit}: raise config.train.packed_length (now {packing.row_length}), or "
-                "lower what the task keeps of a dialogue (config.task.max_length)."
-            )
-    return PackedPlan([lengths], tuple(packing.limits.values()), batch_size, seed)
+    lengths = [
+        np.stack([split.index.lengths[name] for name in packing.limits], axis=1) for split in splits
+    ]
+    for split, found in zip(splits, lengths, strict=True):
+        for (name, limit), longest in zip(packing.limits.items(), found.max(axis=0), strict=True):
+            if longest > limit:
+                raise UserError(
+                    f"{split.source.name}: the longest example has {longest} of {name!r}, and a "
+                    f"row holds {limit}: raise config.train.packed_length (now "
+                    f"{packing.row_length}), or lower what the task keeps of a dialogue "
+                    "(config.task.max_length)."
+                )
+    return PackedPlan(lengths, tuple(packing.limits.values()), batch_size, seed, weights)
 
 
 def _scattered(parts: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:

@@ -41,6 +41,17 @@ class Predictor:
     features: tuple[str, ...]
 
 
+def of_part(part: str, name: str) -> str:
+    """What a part of a mixture calls `name`: "rewrite/exact"; the part "" is the whole."""
+    return f"{part}/{name}" if part else name
+
+
+def part_of(part: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of values by such names, those of a part by its own names."""
+    start = of_part(part, "")
+    return {name[len(start) :]: x for name, x in values.items() if name.startswith(start)}
+
+
 class Task(Featurizer, Protocol):
     """Everything that the loop and the systems ask of a task, beside making examples.
 
@@ -52,6 +63,12 @@ class Task(Featurizer, Protocol):
     boxes = False
     inputs: Collection[str] = frozenset(INPUTS)
     packs = False
+
+    @property
+    def parts(self) -> Mapping[str, Task]:
+        """The tasks of a mixture by name, each with a dataset of its own; of any other the task
+        itself, as ""."""
+        return {"": self}
 
     def remaining(self, dialogue: Dialogue, subs: Sequence[int]) -> Iterable[Example]:
         """Where `examples` leaves none out because little is left of it."""
