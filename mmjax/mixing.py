@@ -6,7 +6,7 @@ A task that is no mixture has one part, "", and everything here leaves it as it 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -98,8 +98,8 @@ def check_mixture(task: Task, options: Mapping[str, Any]) -> None:
             raise UserError(
                 f"config.eval.metric={MEAN!r} takes the mean of metrics of one direction, but "
                 f"config.mixture.{name}.higher_is_better={share.higher_is_better} and "
-                f"config.eval.higher_is_better={judged.higher_is_better}: choose one task's metric, "
-                f"such as {of_part(name, share.metric)}."
+                f"config.eval.higher_is_better={judged.higher_is_better}: choose the metric of one "
+                f"task, such as {of_part(name, share.metric)}."
             )
     asked = getattr(options.get("mixture"), "best_of", None)
     if asked is not None and asked not in found:

@@ -60,8 +60,8 @@ def check_options(task: Any, options: Mapping[str, Any], mesh: Mesh) -> None:
     """What would otherwise be noticed at the first step or evaluation, after a long start.
 
     Raises:
-      UserError: as `check_mixture`, a metric that there is not, a batch that does not divide, or examples that cannot
-        share rows.
+      UserError: as `check_mixture`, a metric that there is not, a batch that does not divide, or
+        examples that cannot share rows.
     """
     check_mixture(task, options)
     judged, names = options["eval"], metric_names(task, options)

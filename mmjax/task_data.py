@@ -45,7 +45,7 @@ class TaskData:
         Args:
           options: the sections "data", "train", "eval" and "loader" of the config, as dataclasses.
         """
-        self._task, self._options, self._mesh, self._seed = task, options, mesh, seed
+        self.task, self._options, self._mesh, self._seed = task, options, mesh, seed
         self._splits: dict[str, Split] = {}
         self._sources: dict[str, Source] = {}
         # As the dataset has them, without what the task reads beside them.
@@ -55,7 +55,7 @@ class TaskData:
         """The records of a split."""
         if name not in self._sources:  # once: finding and listing photos takes its time
             data = self._options["data"]
-            task = self._task
+            task = self.task
             self._records[name] = open_source(data, name, photos=task.photos, boxes=task.boxes)
             self._sources[name] = task.read_with(self._records[name], name)
         return self._sources[name]
@@ -64,13 +64,13 @@ class TaskData:
         """Records and examples of a split."""
         if name not in self._splits:
             data = self._options["data"]
-            self._splits[name] = index_split(self._task, data, self.source(name))
+            self._splits[name] = index_split(self.task, data, self.source(name))
         return self._splits[name]
 
     def any_split(self) -> Split:
         """A split of one dialogue, for who needs shapes and no data."""
         source = ListSource([ANY_DIALOGUE])
-        return Split(source, build_index(self._task, source))
+        return Split(source, build_index(self.task, source))
 
     def about(self, sizes: Mapping[str, int]) -> dict[str, Any]:
         """What `mmjax.report` must know of it; `sizes`: of the splits that were judged."""
@@ -84,7 +84,7 @@ class TaskData:
 
     def length(self, split: Split, feature: str | None = None) -> np.ndarray:
         """Of each example, by a feature (None: the task's first that varies in length); else 0."""
-        feature = next(iter(self._task.ragged), None) if feature is None else feature
+        feature = next(iter(self.task.ragged), None) if feature is None else feature
         return split.index.lengths.get(feature, np.zeros(len(split.index), np.int32))
 
     def eval_loader(self, split: Split, order: np.ndarray, fields: Sequence[str] | None) -> Loader:
@@ -94,7 +94,7 @@ class TaskData:
           fields: the features to make; None: all.
         """
         return Loader(
-            self._task,
+            self.task,
             [split.source],
             [split.index],
             EvalPlan(order, self._options["eval"].batch_size),
@@ -126,7 +126,7 @@ class TaskData:
 
     @functools.cached_property
     def _predictors(self) -> Mapping[str, Predictor]:
-        return self._task.predictors()
+        return self.task.predictors()
 
     @functools.cached_property
     def _predict_steps(self) -> dict[str, Any]:
