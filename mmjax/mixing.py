@@ -6,7 +6,7 @@ A task that is no mixture has one part, "", and everything here leaves it as it 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -43,9 +43,10 @@ def data_options(options: Mapping[str, Any], part: str) -> DataOptions:
     return DataOptions(dataset=share.dataset, manual_dir=share.manual_dir, **kept)
 
 
-def weights(options: Mapping[str, Any]) -> list[float] | None:
-    """Of the parts in the stream of training examples; None where there is one part."""
-    return [share.weight for share in shares(options).values()] or None
+def weights(options: Mapping[str, Any], parts: Iterable[str]) -> list[float] | None:
+    """Of the parts in the stream of training examples, in their order; None where there is one."""
+    found = shares(options)
+    return [found[name].weight for name in parts] if found else None
 
 
 def own_metrics(options: Mapping[str, Any]) -> dict[str, bool]:

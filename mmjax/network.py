@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 import tempfile
@@ -11,7 +10,6 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from etils import epath
 
 from mmjax import config as config_lib
@@ -20,10 +18,10 @@ from mmjax.artifacts import (
     artifact_folder,
     check_artifact,
     parent,
-    read_artifact,
     read_fitting,
     write_artifact,
 )
+from mmjax.best_state import best_state, best_step
 from mmjax.checkpoint.store import CheckpointStore
 from mmjax.data.joined import joined_about, joined_source
 from mmjax.data.packed_plan import PackedPlan
@@ -31,7 +29,7 @@ from mmjax.data.plan import TrainPlan
 from mmjax.data.sources import Source
 from mmjax.data.splits import Split
 from mmjax.errors import UserError
-from mmjax.evaluators import Evaluation, Predict
+from mmjax.evaluators import Evaluation
 from mmjax.export import write_export
 from mmjax.observe.metrics_log import MetricsLog
 from mmjax.observe.writers import Writer, make_writers
@@ -40,8 +38,9 @@ from mmjax.parallel.agreement import agree
 from mmjax.parallel.mesh import make_mesh
 from mmjax.programs import check_options, config_sections, make_task, make_training, run_schedule
 from mmjax.systems import Judge
-from mmjax.task_data import TaskData, train_loader
+from mmjax.task_data import TaskData, remembered, train_loader
 from mmjax.tasks.base import of_part, part_of
+from mmjax.tasks.mixture import keys_of
 from mmjax.workdir import WorkDir
 
 logger = logging.getLogger(__name__)
@@ -75,12 +74,13 @@ class NetworkSystem:
         with jax.set_mesh(self._mesh):
             splits = ["dev", "test"] if self._options["eval"].test else ["dev"]
             for split in splits:  # one that is missing is told before the training, not after
-                for data in self._parts.values():
-                    data.source(split)
+                for name, data in self._parts.items():
+                    with keys_of(name):
+                        data.source(split)
             self._prepare(workdir, fit=True)
             loop = self._fit(workdir)
-            best_step = self._best_step(workdir, loop)
-            variables, chosen = self._best(workdir, best_step)
+            step = best_step(workdir, self._options, loop)
+            variables, chosen = self._best(workdir, step)
             write_artifact(
                 workdir.path / "artifact",
                 variables,
@@ -95,7 +95,7 @@ class NetworkSystem:
                     workdir.look_at_test("the best checkpoint of a finished run")
                 evaluations[split] = self._evaluate(variables, chosen, split)
             if distributed.is_main():
-                self._write_result(workdir, evaluations, best_step, loop)
+                self._write_result(workdir, evaluations, step, loop)
 
     def evaluate(self, workdir: WorkDir, split: str) -> Evaluation:
         with jax.set_mesh(self._mesh):
@@ -115,9 +115,9 @@ class NetworkSystem:
 
         def evaluate(split: Split) -> Evaluation:
             with jax.set_mesh(self._mesh):
-                return self._evaluate_part("", *state, split)
+                return self._first.evaluate(*state, split)
 
-        return Judge(self._task, self._parts[""].split, evaluate)
+        return Judge(self._task, self._first.split, evaluate)
 
     def predict(self, workdir: WorkDir, split: str, top: int) -> list[dict[str, Any]]:
         with jax.set_mesh(self._mesh):
@@ -160,7 +160,10 @@ class NetworkSystem:
         """What is fitted on training data: made once, read by every process and every start."""
         folder, ready = workdir.path / "preprocessing", workdir.path / "preprocessing.ready"
         if fit:
-            sources = [data.source("train") for data in self._parts.values()]
+            sources = []
+            for name, data in self._parts.items():
+                with keys_of(name):
+                    sources.append(data.source("train"))
             train = joined_source(sources)
             agree(
                 "training data",
@@ -206,7 +209,7 @@ class NetworkSystem:
     def _fit(self, workdir: WorkDir) -> trainer.LoopState:
         options = self._options
         data = list(self._parts.values())
-        weights, seed = mixing.weights(options), self._config["seed"]
+        weights, seed = mixing.weights(options, self._parts), self._config["seed"]
         loader, plan = train_loader(self._task, data, weights, options, self._mesh, seed)
         examples = sum(len(own.split("train").index) for own in data)
         schedule = run_schedule(options, examples, plan.examples_per_batch)
@@ -306,56 +309,8 @@ class NetworkSystem:
     def _best(
         self, workdir: WorkDir, step: int | None = None, like: Split | None = None
     ) -> tuple[Any, dict[str, float]]:
-        """What the best checkpoint evaluates with, and what was chosen for it on dev.
-
-        Args:
-          step: of the best checkpoint; None: what the latest checkpoint names, or the artifact
-            where that is all there is.
-          like: whose first example tells the shapes of a batch; None: dev.
-        """
-        split = self._first.split("dev") if like is None else like
-        loader = self._first.eval_loader(split, np.arange(len(split.index)), None)
-        abstract, _ = train_state.abstract_state(
-            self._task.module(), loader.shapes(), optax.identity(), self._mesh, ema=False
-        )
-        target = trainer.best_tree(abstract)["variables"]
-        if step is None and not (workdir.path / "checkpoints").exists():
-            return self._of_artifact(workdir.path / "artifact", target)
-        step = self._best_step(workdir) if step is None else step
-        tree, metrics = CheckpointStore(workdir.path / "best").restore(step, {"variables": target})
-        names = (
-            of_part(n, c) for n, own in self._parts.items() for c in own.task.evaluator().chosen
-        )
-        return tree["variables"], {name: metrics[name] for name in names}
-
-    def _of_artifact(self, artifact: epath.Path, target: Any) -> tuple[Any, dict[str, float]]:
-        about = check_artifact(artifact)
-        kept = about["config"].get("mixture", {}).get("best_of")
-        if (asked := getattr(self._options.get("mixture"), "best_of", None)) != kept:
-            raise UserError(
-                f"{artifact} has one state, and config.mixture.best_of={asked!r} asks for another "
-                "than its own: that needs the checkpoints of the run."
-            )
-        return read_artifact(artifact, target), about.get("chosen", {})
-
-    def _best_step(self, workdir: WorkDir, loop: trainer.LoopState | None = None) -> int:
-        """Of the best state that is asked for.
-
-        Args:
-          loop: of the run; None: of its latest checkpoint.
-        """
-        if loop is None:
-            checkpoints = CheckpointStore(workdir.path / "checkpoints")
-            latest = checkpoints.latest()
-            loop = trainer.LoopState(**({} if latest is None else checkpoints.host(latest)))
-        metric = mixing.best_of(self._options)
-        step = loop.best_step if metric is None else loop.own_best.get(metric, (None, None))[0]
-        if step is None:
-            raise UserError(
-                f"{workdir.path} holds no checkpoint with an evaluated state: let --mode=train "
-                "reach its first evaluation."
-            )
-        return step
+        """See `best_state`."""
+        return best_state(workdir, self._task, self._parts, self._options, self._mesh, step, like)
 
     def _evaluate_state(self, state: train_state.TrainState, writers: list[Writer]) -> Any:
         """Metrics on dev; those who watch get a picture of some answers too."""
@@ -364,7 +319,7 @@ class NetworkSystem:
         for name, data in self._parts.items():
             split = data.split("dev")
             # What the evaluator asked for is not computed again for the picture.
-            predict = _remembered(data.predict(variables, split))
+            predict = remembered(data.predict(variables, split))
             evaluator = data.task.evaluator().reading(split.source).in_training()
             found[name] = evaluator.evaluate(split.index, predict)
             if self._options["observe"].samples:  # on every process: it may ask for predictions
@@ -375,19 +330,10 @@ class NetworkSystem:
 
     def _evaluate(self, variables: Any, chosen: Mapping[str, float], split: str) -> Evaluation:
         found = {
-            name: self._evaluate_part(name, variables, chosen, data.split(split))
+            name: data.evaluate(variables, part_of(name, chosen), data.split(split))
             for name, data in self._parts.items()
         }
         return mixing.joined(found, self._options)
-
-    def _evaluate_part(
-        self, name: str, variables: Any, chosen: Mapping[str, float], split: Split
-    ) -> Evaluation:
-        data = self._parts[name]
-        evaluator = data.task.evaluator().reading(split.source)
-        if own := part_of(name, chosen):
-            evaluator = dataclasses.replace(evaluator, **own)
-        return evaluator.evaluate(split.index, data.predict(variables, split))
 
     def _write_result(
         self,
@@ -402,10 +348,10 @@ class NetworkSystem:
                 rows = whole.parts.get(name, whole).rows
                 ids[split][name] = data.split(split).ids(rows)
             about[name] = data.about({split: len(names[name]) for split, names in ids.items()})
-        for name, metric in zip(self._parts, mixing.own_metrics(self._options), strict=False):
-            own_step, value = loop.own_best[metric]
-            best = {"metric": metric, "step": own_step, "dev": value}
-            tasks[name] = {"dataset": about[name], "own_best": best}
+        for name, share in mixing.shares(self._options).items():
+            metric = of_part(name, share.metric)
+            best = dict(zip(("step", "dev"), loop.own_best[metric], strict=True))
+            tasks[name] = {"dataset": about[name], "own_best": {"metric": metric, **best}}
         workdir.write_result(
             config=self._config,
             dataset=joined_about(list(about.values())) if tasks else about[""],
@@ -424,16 +370,3 @@ class NetworkSystem:
         runs = {"init_from": self._options["train"].init_from, **self._task.runs}
         folders |= {key: str(artifact_folder(place)) for key, place in runs.items() if place}
         return [parent(key, folder) for key, folder in folders.items() if folder]
-
-
-def _remembered(predict: Predict) -> Predict:
-    """The same, computing nothing twice."""
-    by_number: dict[tuple[str, bytes], Any] = {}
-
-    def remembered(name: str, examples: np.ndarray) -> Any:
-        key = (name, examples.tobytes())
-        if key not in by_number:
-            by_number[key] = predict(name, examples)
-        return by_number[key]
-
-    return remembered

@@ -5,6 +5,7 @@ A mixture has these of each of its tasks, and one stream of training batches fro
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -22,7 +23,7 @@ from mmjax.data.schema import Dialogue, Photo, Proposal, Turn
 from mmjax.data.sources import ListSource, Source
 from mmjax.data.splits import Split, index_split, open_source
 from mmjax.errors import UserError
-from mmjax.evaluators import Predict
+from mmjax.evaluators import Evaluation, Predict
 from mmjax.parallel import distributed
 from mmjax.steps import make_predict_steps
 from mmjax.tasks.base import Predictor, Task
@@ -124,6 +125,13 @@ class TaskData:
 
         return predict
 
+    def evaluate(self, variables: Any, chosen: Mapping[str, float], split: Split) -> Evaluation:
+        """The task's evaluator on a split, with what was chosen on dev."""
+        evaluator = self.task.evaluator().reading(split.source)
+        if chosen:
+            evaluator = dataclasses.replace(evaluator, **chosen)
+        return evaluator.evaluate(split.index, self.predict(variables, split))
+
     @functools.cached_property
     def _predictors(self) -> Mapping[str, Predictor]:
         return self.task.predictors()
@@ -132,6 +140,19 @@ class TaskData:
     def _predict_steps(self) -> dict[str, Any]:
         functions = {name: predictor.fn for name, predictor in self._predictors.items()}
         return make_predict_steps(functions, self._mesh)
+
+
+def remembered(predict: Predict) -> Predict:
+    """The same, computing nothing twice."""
+    by_number: dict[tuple[str, bytes], Any] = {}
+
+    def found(name: str, examples: np.ndarray) -> Any:
+        key = (name, examples.tobytes())
+        if key not in by_number:
+            by_number[key] = predict(name, examples)
+        return by_number[key]
+
+    return found
 
 
 def train_loader(

@@ -8,8 +8,9 @@ datasets, examples and evaluation are each part's own.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from etils import epath
@@ -18,6 +19,7 @@ from mmjax.config import judging, limited, operational
 from mmjax.data.featurize import Ragged
 from mmjax.data.packing import Packing
 from mmjax.data.sources import Source
+from mmjax.errors import UserError
 from mmjax.losses.objective import Objective
 from mmjax.pretrained.exported import ModelFolder
 from mmjax.tasks.base import Predictor, Task, of_part, part_of
@@ -112,8 +114,9 @@ class Mixture(Task):
         self.load(folder)
 
     def load(self, folder: epath.PathLike) -> None:
-        for part in self._parts.values():
-            part.load(folder)
+        for name, part in self._parts.items():
+            with keys_of(name):
+                part.load(folder)
 
     def check_vocabulary(self, folder: epath.PathLike) -> None:
         self._first.check_vocabulary(folder)
@@ -131,6 +134,11 @@ class Mixture(Task):
     # Learning
 
     def module(self) -> Any:
+        """Raises UserError where one of the parts does not go with the network."""
+        for name, part in self._parts.items():
+            with keys_of(name):
+                if part.module() != self._first.module():
+                    raise ValueError(f"{name!r} would have another network than the first task")
         return self._first.module()
 
     def objective(self) -> Objective:
@@ -160,6 +168,21 @@ class Mixture(Task):
             for name, part in self._parts.items()
             for key, value in of(part).items()
         }
+
+
+@contextlib.contextmanager
+def keys_of(part: str) -> Iterator[None]:
+    """Names in a UserError the keys that a mixture has where a run of one task has others; of the
+    only part of a task, "", they are the same."""
+    try:
+        yield
+    except UserError as error:
+        if not part:
+            raise
+        text = str(error).replace("config.task.", f"config.task.{part}.")
+        for key in ("dataset", "manual_dir"):
+            text = text.replace(f"config.data.{key}", f"config.mixture.{part}.{key}")
+        raise UserError(text) from error
 
 
 def _longest(ragged: Ragged) -> int:

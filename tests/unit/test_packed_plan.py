@@ -100,6 +100,51 @@ def test_a_batch_depends_on_its_number_alone():
     ]
 
 
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (3.0, 1.0), (0.2, 1.0)])
+def test_a_mixture_of_packed_rows_keeps_its_weights_in_every_round(weights):
+    lengths = [LENGTHS[:700], LENGTHS[700:]]
+    plan = PackedPlan(lengths, (128,), 1, seed=2, weights=weights)
+    drawn = np.zeros((2, 700), np.int64)
+    rounds, both = 6, 0
+    for number in range(rounds):
+        whole = dataclasses.replace(plan, batch_size=plan.rows).batch(number).members()
+        assert max(sum(lengths[s][i, 0] for s, i, _ in row) for row in whole) <= 128
+        found = [member for row in whole for member in row]
+        counts = np.bincount([s for s, _, _ in found])
+        assert counts[0] == round(counts[1] * weights[0] / weights[1])
+        assert len(found) == pytest.approx(plan.examples_per_batch * plan.rows)
+        both += sum(len({s for s, _, _ in row}) == 2 for row in whole)
+        for s, i, passed in found:
+            assert passed == drawn[s, i]  # how often it was there: other random draws each time
+            drawn[s, i] += 1
+    assert both > rounds
+    for s, of in enumerate(lengths):
+        seen = drawn[s, : len(of)]
+        assert seen.min() >= rounds
+        for length in np.unique(of):  # of equal examples none is preferred
+            assert np.ptp(seen[of[:, 0] == length]) <= 1
+
+
+def test_a_batch_of_a_mixture_depends_on_its_number_alone():
+    def made(k):
+        lengths = [LENGTHS[:300], LENGTHS[300:]]
+        return PackedPlan(lengths, (128,), 6, seed=2, weights=[2, 1]).batch(k).members()
+
+    forward = [made(k) for k in range(8)]
+    for k in reversed(range(8)):
+        assert made(k) == forward[k]
+    one = np.array([1, 2, 3, 4] * 3)[:, None]
+    plan = PackedPlan([one, one[:3]], (10,), 2, seed=7, weights=[1, 1])
+    found = [[[(s, i) for s, i, _ in row] for row in plan.batch(k).members()] for k in (0, 10**9)]
+    assert found == []
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0], [1.0, -1.0], [1.0, 1e-6]])
+def test_weights_that_make_no_mixture_are_refused(weights):
+    with pytest.raises(ValueError, match="weight"):
+        PackedPlan([LENGTHS, LENGTHS], (128,), 2, seed=0, weights=weights)
+
+
 def test_seeking_costs_the_same_wherever_it_goes(monkeypatch):
     work = []
     mix = plan_lib._mix
