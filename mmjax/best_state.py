@@ -15,8 +15,9 @@ from mmjax.artifacts import check_artifact, read_artifact
 from mmjax.checkpoint.store import CheckpointStore
 from mmjax.data.splits import Split
 from mmjax.errors import UserError
+from mmjax.evaluators import of_part
 from mmjax.task_data import TaskData
-from mmjax.tasks.base import Task, of_part
+from mmjax.tasks.base import Task
 from mmjax.workdir import WorkDir
 
 

@@ -56,6 +56,17 @@ class Evaluation:
     parts: Mapping[str, Evaluation] = dataclasses.field(default_factory=dict)
 
 
+def of_part(part: str, name: str) -> str:
+    """What a part of a mixture calls `name`: "rewrite/exact"; the part "" is the whole."""
+    return f"{part}/{name}" if part else name
+
+
+def part_of(part: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of values by such names, those of a part by its own names."""
+    start = of_part(part, "")
+    return {name[len(start) :]: x for name, x in values.items() if name.startswith(start)}
+
+
 class Evaluator(Protocol):
     """Judges a split from a predictor's outputs alone; sees no model, mesh or file.
 

@@ -14,8 +14,8 @@ import numpy as np
 from mmjax.config import DataOptions, suggestion
 from mmjax.data.plan import SMALLEST_SHARE
 from mmjax.errors import UserError
-from mmjax.evaluators import Evaluation
-from mmjax.tasks.base import Task, of_part
+from mmjax.evaluators import Evaluation, of_part
+from mmjax.tasks.base import Task
 from mmjax.tasks.mixture import ShareOptions
 
 # The mean over all tasks of the metric that `ShareOptions` names for each.

@@ -29,7 +29,7 @@ from mmjax.data.plan import TrainPlan
 from mmjax.data.sources import Source
 from mmjax.data.splits import Split
 from mmjax.errors import UserError
-from mmjax.evaluators import Evaluation
+from mmjax.evaluators import Evaluation, of_part, part_of
 from mmjax.export import write_export
 from mmjax.observe.metrics_log import MetricsLog
 from mmjax.observe.writers import Writer, make_writers
@@ -39,7 +39,6 @@ from mmjax.parallel.mesh import make_mesh
 from mmjax.programs import check_options, config_sections, make_task, make_training, run_schedule
 from mmjax.systems import Judge
 from mmjax.task_data import TaskData, remembered, train_loader
-from mmjax.tasks.base import of_part, part_of
 from mmjax.tasks.mixture import keys_of
 from mmjax.workdir import WorkDir
 
@@ -125,7 +124,7 @@ class NetworkSystem:
             variables, chosen = self._best(workdir)
             found = []
             for name, data in self._parts.items():
-                here = data.split(split)
+                here = self._split(name, split)
                 answers = data.task.answers(here, data.predict(variables, here), top)
                 whose, own = {"task": name} if name else {}, part_of(name, chosen)
                 found += [{**whose, **answer, **own} for answer in answers]
@@ -148,6 +147,10 @@ class NetworkSystem:
             "figures": workdir.figures("dev"),
         }
         return write_export(workdir.path / "export", models, about)
+
+    def _split(self, part: str, split: str) -> Split:
+        with keys_of(part):
+            return self._parts[part].split(split)
 
     @property
     def _first(self) -> TaskData:
@@ -330,7 +333,7 @@ class NetworkSystem:
 
     def _evaluate(self, variables: Any, chosen: Mapping[str, float], split: str) -> Evaluation:
         found = {
-            name: data.evaluate(variables, part_of(name, chosen), data.split(split))
+            name: data.evaluate(variables, part_of(name, chosen), self._split(name, split))
             for name, data in self._parts.items()
         }
         return mixing.joined(found, self._options)

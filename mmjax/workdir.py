@@ -28,12 +28,11 @@ from etils import epath
 
 from mmjax import storage
 from mmjax.errors import UserError
-from mmjax.evaluators import Evaluation
+from mmjax.evaluators import Evaluation, of_part
 from mmjax.lease import Lease
 from mmjax.metrics.bootstrap import bootstrap_interval
 from mmjax.observe.environment import command_line, device, versions
 from mmjax.parallel import coordination, distributed, ending
-from mmjax.tasks.base import of_part
 
 
 class WorkDir:

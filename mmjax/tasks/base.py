@@ -41,17 +41,6 @@ class Predictor:
     features: tuple[str, ...]
 
 
-def of_part(part: str, name: str) -> str:
-    """What a part of a mixture calls `name`: "rewrite/exact"; the part "" is the whole."""
-    return f"{part}/{name}" if part else name
-
-
-def part_of(part: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Of values by such names, those of a part by its own names."""
-    start = of_part(part, "")
-    return {name[len(start) :]: x for name, x in values.items() if name.startswith(start)}
-
-
 class Task(Featurizer, Protocol):
     """Everything that the loop and the systems ask of a task, beside making examples.
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,9 +21,10 @@ from mmjax.data.featurize import Ragged
 from mmjax.data.packing import Packing
 from mmjax.data.sources import Source
 from mmjax.errors import UserError
+from mmjax.evaluators import of_part, part_of
 from mmjax.losses.objective import Objective
 from mmjax.pretrained.exported import ModelFolder
-from mmjax.tasks.base import Predictor, Task, of_part, part_of
+from mmjax.tasks.base import Predictor, Task
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,7 +181,7 @@ def keys_of(part: str) -> Iterator[None]:
     except UserError as error:
         if not part:
             raise
-        text = str(error).replace("config.task.", f"config.task.{part}.")
+        text = re.sub(r"config\.task\b", f"config.task.{part}", str(error))
         for key in ("dataset", "manual_dir"):
             text = text.replace(f"config.data.{key}", f"config.mixture.{part}.{key}")
         raise UserError(text) from error
