@@ -19,6 +19,7 @@ from mmjax.config import CommonDataOptions, EvalOptions, LoaderOptions, MeshOpti
 from mmjax.data.images import ImageOptions
 from mmjax.data.schema import Dialogue, Turn
 from mmjax.data.sources import ListSource
+from mmjax.data.splits import open_source
 from mmjax.data.tokenizers import train_character_tokenizer
 from mmjax.decoding.options import DecodingOptions
 from mmjax.errors import UserError
@@ -234,15 +235,10 @@ def test_a_wrong_share_is_told_in_one_sentence(variant, changes, message):
 def test_a_task_that_there_is_not_and_a_dataset_that_there_is_not(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="variant 'summary' of the config does not exist"):
         dialogue.get_config("summary=vcsum")
-    monkeypatch.undo()
-    config = built("size=tiny,rewrite=rewrites", data__data_dir=str(tmp_path))
-    system = make_system(config)
-    with pytest.MonkeyPatch.context() as patch:
-        from mmjax.data.splits import open_source
-
-        patch.setattr("mmjax.task_data.open_source", open_source)
-        with pytest.raises(UserError, match="Unknown dataset: 'rewrites'; there are"):
-            system._parts["rewrite"].source("train")
+    system = make_system(built("size=tiny,rewrite=rewrites", data__data_dir=str(tmp_path)))
+    monkeypatch.setattr("mmjax.task_data.open_source", open_source)
+    with pytest.raises(UserError, match="Unknown dataset: 'rewrites'; there are"):
+        system._split("rewrite", "train")
 
 
 @pytest.mark.parametrize(
@@ -392,7 +388,7 @@ def test_a_run_of_one_task_can_start_from_it_and_the_other_way_round(run, tmp_pa
 
 @pytest.mark.parametrize("packed", [None, 512])
 def test_a_check_finds_the_greatest_batch_of_any_task(packed):
-    config = built("size=tiny,images=resnet-18", train__packed_length=packed)
+    config = built("size=mini,images=resnet-18", train__packed_length=packed)
     config["train"]["length_window"] = 1
     subject = open_subject(config)
     mesh = make_mesh(MeshOptions())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 
@@ -114,9 +115,14 @@ def test_a_mixture_of_packed_rows_keeps_its_weights_in_every_round(weights):
         assert counts[0] == round(counts[1] * weights[0] / weights[1])
         assert len(found) == pytest.approx(plan.examples_per_batch * plan.rows)
         both += sum(len({s for s, _, _ in row}) == 2 for row in whole)
+        times = collections.defaultdict(set)
         for s, i, passed in found:
-            assert passed == drawn[s, i]  # how often it was there: other random draws each time
-            drawn[s, i] += 1
+            times[s, i].add(passed)
+        for example, passed in times.items():
+            # How often it was there before, so that its random draws are others each time.
+            assert passed == set(range(drawn[example], drawn[example] + len(passed)))
+            drawn[example] += len(passed)
+        assert drawn.sum() == (number + 1) * len(found)
     assert both > rounds
     for s, of in enumerate(lengths):
         seen = drawn[s, : len(of)]
@@ -136,7 +142,10 @@ def test_a_batch_of_a_mixture_depends_on_its_number_alone():
     one = np.array([1, 2, 3, 4] * 3)[:, None]
     plan = PackedPlan([one, one[:3]], (10,), 2, seed=7, weights=[1, 1])
     found = [[[(s, i) for s, i, _ in row] for row in plan.batch(k).members()] for k in (0, 10**9)]
-    assert found == []
+    assert found == [
+        [[(1, 1), (0, 3), (0, 7)], [(1, 0), (0, 4), (1, 0), (1, 0)]],
+        [[(1, 1), (0, 9), (1, 2), (0, 2)], [(0, 6), (0, 10), (0, 3)]],
+    ]
 
 
 @pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0], [1.0, -1.0], [1.0, 1e-6]])
