@@ -56,7 +56,8 @@ def chat_statistics(source: Iterable[Dialogue]) -> ChatStatistics:
         lengths = [len(said) for said in pieces]
         asked = [turn.rewrites for turn in dialogue.turns if turn.rewrites is not None]
         images = sum(len(turn.photos) for turn in dialogue.turns)
-        answered = [turn for k, turn in enumerate(dialogue.turns) if k in dialogue.targets]
+        targets = dialogue.targets or ()
+        answered = [turn for k, turn in enumerate(dialogue.turns) if k in targets]
         products |= {product.id: len(product.attributes) for product in dialogue.products}
         total["dialogues"] += 1
         total["turns"] += len(dialogue.turns)
@@ -66,7 +67,7 @@ def chat_statistics(source: Iterable[Dialogue]) -> ChatStatistics:
         total["images"] += images
         total["images_only"] += bool(images) and not any(lengths)
         total["targets"] += len(answered)
-        total["target_characters"] += sum(lengths[k] for k in dialogue.targets)
+        total["target_characters"] += sum(lengths[k] for k in targets)
         total["references"] += sum(1 + len(turn.references) for turn in answered)
         total["rewritable"] += sum(bool(rewrites) for rewrites in asked)
         total["not_rewritable"] += sum(not rewrites for rewrites in asked)

@@ -77,7 +77,7 @@ def to_columns(dialogue: Any) -> dict[str, dict[str, list[Any]]]:
     turns = list(enumerate(dialogue.turns))
     told = {
         "roles": {"roles": list(dialogue.roles)},
-        "targets": {"targets": list(dialogue.targets)},
+        "targets": {"targets": list(dialogue.targets or ())},
         "references": {
             "references": [{"turn": k, "text": text} for k, t in turns for text in t.references]
         },
@@ -108,7 +108,9 @@ def to_columns(dialogue: Any) -> dict[str, dict[str, list[Any]]]:
         },
         "summaries": {"summaries": list(dialogue.summaries)},
     }
-    return {part: fields for part, fields in told.items() if any(fields.values())}
+    # No turn at all may be chosen, which says something too.
+    chosen = {"targets"} if dialogue.targets is not None else set()
+    return {part: rows for part, rows in told.items() if part in chosen or any(rows.values())}
 
 
 def no_columns(part: str) -> dict[str, list[Any]]:

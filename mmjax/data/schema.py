@@ -98,6 +98,11 @@ class Turn:
     references: tuple[str, ...] = ()
     rewrites: tuple[str, ...] | None = None
 
+    @property
+    def silent(self) -> bool:
+        """Without a text and without a photo, be it one that could not be had."""
+        return not self.text.strip() and not self.photos
+
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
@@ -127,7 +132,7 @@ class Dialogue:
       proposals: one for each shared photo, in their order, where a source adds them (None where
         nothing was proposed); they are not on disk.
       roles: of each speaker, by number, such as `mmjax.data.annotations.AGENT`; (): not told.
-      targets: the turns that a system should say; (): the dataset does not choose.
+      targets: the turns that a system should say; None: the dataset does not choose.
       products: what it is about.
       edus, relations: its discourse structure.
       summaries: of all of it, each as good as the others.
@@ -137,7 +142,7 @@ class Dialogue:
     turns: tuple[Turn, ...]
     proposals: tuple[Proposal | None, ...] = ()
     roles: tuple[str, ...] = ()
-    targets: tuple[int, ...] = ()
+    targets: tuple[int, ...] | None = None
     products: tuple[Product, ...] = ()
     edus: tuple[Edu, ...] = ()
     relations: tuple[Relation, ...] = ()

@@ -83,8 +83,7 @@ def start(mode: str, *, start_timeout_s: float = 300.0, lost_after_s: float = 10
             ) from error
     ending.say_when_aborted(
         f"{coordination.name()} was ended by a library (its reason stands above), mostly because "
-        "another process died or its machine is gone. The same command continues from the last "
-        "checkpoint."
+        f"another process died or its machine is gone. {ending.CONTINUES}"
     )
     if launch.processes not in (None, coordination.processes()):
         raise UserError(

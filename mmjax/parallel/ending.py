@@ -25,7 +25,9 @@ import jax
 from mmjax.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_LOST, EXIT_USER_ERROR, UserError
 from mmjax.parallel import coordination
 
-_HEARD_WITHIN_S = 5.0  # who does not answer for so long is gone
+_HEARD_WITHIN_S = 30.0  # who does not answer for so long is gone; a busy machine is slow to
+_LOST_WITHIN_S = 5.0  # the same, where it is known that some process is gone
+CONTINUES = "The same command continues from the last checkpoint."
 # What libraries say when another process is gone.
 _BROKEN = re.compile(
     r"gloo|nccl|connection (closed|reset|refused)|coordination ?service|heartbeat", re.I
@@ -64,28 +66,27 @@ def end_all(error: BaseException) -> NoReturn:
     if code == EXIT_BUG:
         traceback.print_exception(error)
     # Whatever is wrong with the others, or with the service in process 0: this one ends.
-    limit = threading.Timer(3 * _HEARD_WITHIN_S, _leave, (sentence, code))
+    within = _LOST_WITHIN_S if code == EXIT_LOST else _HEARD_WITHIN_S
+    limit = threading.Timer(3 * within, _leave, (sentence, code))
     limit.daemon = True
     limit.start()
     with contextlib.suppress(Exception):
         if code == EXIT_LOST:
             with contextlib.suppress(TimeoutError):  # mostly it is the consequence of an ending
-                _follow(coordination.ask("end", _HEARD_WITHIN_S))
+                _follow(coordination.ask("end", within))
         me = coordination.process()
         end = {"process": me, "why": sentence, "code": code}
         first = coordination.tell("end", end)
         if not first and code != EXIT_USER_ERROR:
-            _follow(coordination.ask("end", _HEARD_WITHIN_S))
+            _follow(coordination.ask("end", within))
         gone = []
         if first:
             for number in range(coordination.processes()):
                 coordination.tell(f"end/{number}", end)
-            gone = _silent()
+            gone = _silent(within)
         if gone and code == EXIT_LOST:
-            sentence += f"; {' and '.join(f'process {n}' for n in gone)} does not answer"
+            sentence += f" No answer from {' and '.join(f'process {n}' for n in gone)}."
         coordination.tell(f"heard/{me}", True)
-    if code == EXIT_LOST:
-        sentence += ". The same command continues from the last checkpoint."
     _leave(sentence, code)
 
 
@@ -141,14 +142,15 @@ def _follow(end: dict[str, Any]) -> NoReturn:
     with contextlib.suppress(Exception):
         coordination.tell(f"heard/{coordination.process()}", True)
         if coordination.process() == 0:
-            _silent()  # the service through which the others hear of it ends with this process
+            # The service through which the others hear of it ends with this process.
+            _silent(_LOST_WITHIN_S if end["code"] == EXIT_LOST else _HEARD_WITHIN_S)
     _leave(sentence, end["code"])
 
 
 def _begin() -> None:
     """One thread ends the process; another one that wants to waits until it is done."""
     if not _ending.acquire(blocking=False):
-        threading.Event().wait(6 * _HEARD_WITHIN_S)
+        threading.Event().wait(4 * _HEARD_WITHIN_S)
         os._exit(EXIT_BUG)
 
 
@@ -160,13 +162,13 @@ def _described(error: BaseException) -> tuple[str, int]:
         return "interrupted; what was saved is kept.", EXIT_INTERRUPTED
     first = str(error).partition("\n")[0][:200]
     if isinstance(error, jax.errors.JaxRuntimeError | ValueError) and _BROKEN.search(str(error)):
-        return f"the connection to another process broke ({first})", EXIT_LOST
+        return f"another process died or cannot be reached ({first}). {CONTINUES}", EXIT_LOST
     return f"{type(error).__name__}: {first}", EXIT_BUG
 
 
-def _silent() -> list[int]:
-    """The other processes that have not heard of the end in time."""
-    end, gone = time.monotonic() + _HEARD_WITHIN_S, []
+def _silent(within: float) -> list[int]:
+    """The other processes that have not heard of the end in so many seconds."""
+    end, gone = time.monotonic() + within, []
     for number in range(coordination.processes()):
         if number == coordination.process():
             continue

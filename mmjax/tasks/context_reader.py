@@ -47,6 +47,7 @@ class ContextReader:
     def identity(self) -> Mapping[str, object]:
         """JSON values that, with a dialogue, determine what is read."""
         return {
+            "rules": 2,  # raised when the same options come to mean other examples
             "tokenizer": self.tokenizer.fingerprint,
             "context_max_length": self.options.context_max_length,
             "images": self.options.images,
@@ -57,10 +58,6 @@ class ContextReader:
         """Of a feature with a value per token."""
         buckets = buckets_up_to(self.options.context_max_length, per_octave=2)
         return Ragged(self.tokenizer.pad_id, buckets)
-
-    def says(self, turn: Turn) -> bool:
-        """Whether anything of it can be read or seen."""
-        return bool(turn.text.strip()) or (self.options.images and _shown(turn) is not None)
 
     def tokens(self, dialogue: Dialogue, end: int) -> tuple[np.ndarray, np.ndarray]:
         """Of the turns before `end`: ids, and each one's speaker, int32 [L].

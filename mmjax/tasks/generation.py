@@ -93,6 +93,7 @@ class GenerationTask(Task):
         names = ("max_length", "target_max_length")
         return {
             "task": self.goal.name,
+            "rules": 2,  # raised when the same options come to mean other examples
             "goal": dict(self.goal.identity),
             "tokenizer": self._rows.tokenizer.fingerprint,
             "vectors": self._rows.vectors,

@@ -129,7 +129,8 @@ class GenerationRows:
           SkipRecord: nobody answers, or to nothing.
         """
         found = self.goal.turns(dialogue)
-        asked = [t for t in found if any(map(self._says, dialogue.turns[: self.goal.read(t)]))]
+        # Also what only a model that sees could answer: all are asked the same.
+        asked = [t for t in found if any(not x.silent for x in dialogue.turns[: self.goal.read(t)])]
         if not asked:
             raise SkipRecord("nothing is said before")
         encode = self._encoder(dialogue)

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from mmjax.data.annotations import AGENT
 from mmjax.data.dialogue_marks import DialogueMarks
 from mmjax.data.examples import SkipRecord
 from mmjax.data.schema import Dialogue, Turn
@@ -41,8 +42,9 @@ class Response:
         return {"role": self.options.role, "answers": self.options.answers}
 
     def turns(self, dialogue: Dialogue) -> Sequence[int]:
-        role = self.options.role
-        chosen = dialogue.targets or range(1, len(dialogue.turns))
+        role, chosen = self.options.role, dialogue.targets
+        if chosen is None or role not in (None, AGENT):  # a dataset chooses among the agent's
+            chosen = range(1, len(dialogue.turns))
         if role is not None:
             if role not in dialogue.roles:
                 raise SkipRecord(f"nobody in it is called {role!r} (config.task.role)")

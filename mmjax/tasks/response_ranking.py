@@ -103,7 +103,7 @@ class RankingExamples(Task):
         SkipRecord: nobody answers, or to nothing.
         """
         turns = self._goal.turns(dialogue)
-        asked = [t for t in turns if any(map(self._reader.says, dialogue.turns[:t]))]
+        asked = [t for t in turns if any(not said.silent for said in dialogue.turns[:t])]
         if not asked:
             raise SkipRecord("nothing is said before")
         for turn in asked:

@@ -148,7 +148,7 @@ class RetrievalText:
     @property
     def inputs(self) -> frozenset[str]:
         reads = {"labels": self.reads, "images": self.photos or self.regions}
-        reads["speakers"] = self.options.query == "sharer"
+        reads["speakers"] = self.options.query != "both"
         return frozenset(name for name in INPUTS if reads.get(name, True))
 
     def query(self, dialogue: Dialogue, sub: int) -> str:

@@ -126,7 +126,7 @@ class RewritableTask(Task):
         asked = [k for k, turn in enumerate(dialogue.turns) if turn.rewrites is not None]
         if not asked:
             raise SkipRecord("of no turn is it known whether it can be rewritten")
-        said = [k for k in asked if self._reader.says(dialogue.turns[k])]
+        said = [k for k in asked if not dialogue.turns[k].silent]
         if not said:
             raise SkipRecord("the query is empty")
         for turn in said:

@@ -84,10 +84,13 @@ def test_labels_earn_the_score_of_bm25_and_order_does_not(monkeypatch, tmp_path)
     assert found["verdict"].endswith("nothing is lost without the order of the messages.")
 
 
-def test_who_reads_both_speakers_does_not_read_who_says_what(monkeypatch, tmp_path):
-    judge = bm25(monkeypatch, tmp_path, {split: chats(split) for split in SPLITS}, query="both")
+def test_who_reads_both_speakers_reads_who_says_what_where_it_is_marked(monkeypatch, tmp_path):
+    sources = {split: chats(split) for split in SPLITS}
+    judge = bm25(monkeypatch, tmp_path, sources, query="both")
     with pytest.raises(UserError, match=r"speakers_swapped: the system does not read who says"):
         audit(judge, "dev", "recall_sum", ["speakers_swapped"])
+    marked = bm25(monkeypatch, tmp_path / "marked", sources, query="marked")
+    assert row(audit(marked, "dev", "recall_sum", ["speakers_swapped"]), "speakers_swapped")
 
 
 def test_differences_and_intervals_are_those_of_pairs(monkeypatch, tmp_path):

@@ -163,6 +163,12 @@ def test_who_answers_and_when_can_be_chosen(vocabulary):
     chosen = Dialogue("c", SHOP.turns, roles=SHOP.roles, targets=(2, 3))
     assert subs(chosen) == [2, 3]
     assert subs(chosen, role="agent") == [3]
+    assert subs(chosen, role="customer") == [2]  # not chosen from, and all but the first
+    nobody = Dialogue("n", SHOP.turns, roles=SHOP.roles, targets=())
+    assert subs(nobody, role="customer") == [2]
+    for options in ({}, {"role": "agent"}):
+        with pytest.raises(SkipRecord, match="nobody answers"):
+            subs(nobody, **options)
     with pytest.raises(SkipRecord, match="nobody in it is called 'shop'"):
         subs(SHOP, role="shop")
 
@@ -199,12 +205,17 @@ def test_an_image_is_there_as_a_whole_or_not_at_all(vocabulary):
         assert len(found.photos) == bool(places)
 
 
-def test_a_session_of_images_alone_asks_who_sees_and_nobody_else(vocabulary):
+def test_a_session_of_images_alone_asks_who_sees_and_who_does_not(vocabulary):
+    """All models are judged on the same examples."""
     only = Dialogue("only", (Turn(0, "", (photo("p"),)), Turn(1, "好")))
     seen = {"model": {"image": "resnet-tiny"}, "image": ImageOptions(size=32)}
     assert [e.sub for e in task_of(vocabulary, **seen).examples(only)] == [1]
+    blind = task_of(vocabulary)
+    assert [e.sub for e in blind.examples(only)] == [1]
+    assert told(vocabulary, blind.featurize(only, 1, None)["text"]) == "<B好>"
+    silent = Dialogue("silent", (Turn(0, " "), Turn(1, "好")))
     with pytest.raises(SkipRecord, match="nothing is said before"):
-        list(task_of(vocabulary).examples(only))
+        list(blind.examples(silent))
 
 
 # Mistakes

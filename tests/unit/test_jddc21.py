@@ -69,14 +69,14 @@ def test_everything_of_a_session_comes_back_from_disk(tmp_path):
     assert one.summaries == ("顾客的电水壶底座不亮灯，客服为其申请换新。",)
     assert one == read(DUMMY, "train")["s1"]
     # Full width, an emoji of two code points, two photos beside the text, none of them labelled.
-    asked = talks["s2"].turns[1]
+    asked = read(DUMMY, "test", "annotated")["s2"].turns[1]
     assert asked.text == "这件还有Ｌ码吗👍🏽"
     assert asked.rewrites == ()
     assert [photo.labels for photo in asked.photos] == [("screenshot>product",), ()]
 
 
 def test_an_agent_who_speaks_first_answers_nothing():
-    assert read(DUMMY, "train")["s2"].targets == (2,)
+    assert read(DUMMY, "test", "annotated")["s2"].targets == (2,)
 
 
 def test_a_session_of_images_alone_is_kept_and_nothing_is_to_be_said_in_it():
@@ -92,6 +92,18 @@ def test_an_image_can_be_answered():
 def test_annotated_sessions_are_in_the_splits_of_the_annotation():
     found = {split: set(read(DUMMY, split, "annotated")) for split in SPLITS}
     assert found == {"train": {"s1"}, "dev": {"s4"}, "test": {"s2"}}
+
+
+def test_what_is_judged_by_is_not_learned(folder):
+    """Annotated sessions of dev and test, wherever they stand; and sessions of an earlier split."""
+    assert set(read(DUMMY, "train")) == {"s1", "s3"}  # without s2, annotated for test
+    assert set(read(DUMMY, "test")) == {"s5"}
+    train = (DUMMY / "sessions" / "train.jsonl").read_text("utf-8")
+    changed(folder, "sessions/test.jsonl", train)
+    origin = Builder.find("", folder)
+    found = dict(origin.read(origin.fetch(None), "test"))
+    assert all(isinstance(bad, BadRecordError) for bad in found.values())
+    assert "was used before, in" in str(found["1"]) and len(found) == 3
 
 
 def test_ten_thousand_characters_are_kept():
