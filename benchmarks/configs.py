@@ -59,6 +59,7 @@ CASES: dict[str, Case] = {
     "respond": Case("configs/respond.py"),
     "respond-images": Case("configs/respond.py:images=resnet-18"),
     "rewrite": Case("configs/rewrite.py"),
+    "dialogue": Case("configs/dialogue.py"),
     "respond-transresnet": Case("configs/respond.py:model=transresnet"),
     "rewritable": Case("configs/rewritable.py"),
     "rerank": Case(f"configs/rerank.py:candidates=run://runs/bm25,{_MINILM}"),

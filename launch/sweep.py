@@ -156,6 +156,7 @@ def _table_of(folders: Sequence[str]) -> str | None:
     from mmjax.results import read_results
 
     result = read_results(folders)[0]
+    result = next(iter(result.tasks.values()), result)
     tables = [t for t in map(load_table, table_names()) if t.task == result.task]
     tables.sort(key=lambda t: (t.dataset != result.dataset["name"], len(t.rows)))
     return tables[0].name if tables else None

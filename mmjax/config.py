@@ -116,16 +116,12 @@ class CheckpointOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class DataOptions:
-    """Where examples come from.
+class CommonDataOptions:
+    """Where examples come from, whichever dataset they are of.
 
     Attributes:
-      dataset: name of a builder, "photochat", "photochat/demo", "dialogue_folder",
-        "photo_folder", "photo_folder/fold-1-of-5", "coco_captions", "coco_captions/restval".
       data_dir: where prepared datasets and indexes are kept, a folder or gs://BUCKET/FOLDER
         (`mmjax.data.mirror`).
-      manual_dir: folder with the dataset's original files; None: the builder looks in
-        $MMJAX_DATA_DIR and then downloads.
       max_bad_records: records that cannot be read and are skipped, with their number reported;
         one more is an error.
       max_skipped_fraction: share of records without a usable example above which a run stops.
@@ -136,13 +132,26 @@ class DataOptions:
         (`tfds_builders.region_files` says in which forms).
     """
 
-    dataset: str = "photochat"
     data_dir: str = operational("data")
-    manual_dir: str | None = operational(None)
     max_bad_records: int = limited(0, low=0)
     max_skipped_fraction: float = limited(0.1, low=0, high=1)
     pixels: Literal["real", "blank", "shuffled"] = judging("real")
     regions: str | None = operational(None)
+
+
+@dataclasses.dataclass(frozen=True)
+class DataOptions(CommonDataOptions):
+    """Beside what all datasets of a run have in common:
+
+    Attributes:
+      dataset: name of a builder, "photochat", "photochat/demo", "dialogue_folder",
+        "photo_folder", "photo_folder/fold-1-of-5", "coco_captions", "coco_captions/restval".
+      manual_dir: folder with the dataset's original files; None: the builder looks in
+        $MMJAX_DATA_DIR and then downloads.
+    """
+
+    dataset: str = "photochat"
+    manual_dir: str | None = operational(None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -367,12 +376,15 @@ def to_dict(config: ConfigDict) -> dict[str, Any]:
 
 def judging_keys(sections: Mapping[str, type]) -> set[str]:
     """The `section.key` that may differ when a finished run is evaluated."""
-    return {
-        f"{name}.{field.name}"
-        for name, options in sections.items()
-        for field in dataclasses.fields(options)
-        if field.metadata.get("judging")
-    }
+    found = set()
+    for name, options in sections.items():
+        hints = typing.get_type_hints(options)
+        for field in dataclasses.fields(options):
+            if field.metadata.get("judging"):
+                found.add(f"{name}.{field.name}")
+            elif dataclasses.is_dataclass(hints[field.name]):
+                found |= judging_keys({f"{name}.{field.name}": hints[field.name]})
+    return found
 
 
 def identity(config: Mapping[str, Any], sections: Mapping[str, type]) -> dict[str, Any]:
@@ -384,12 +396,22 @@ def identity(config: Mapping[str, Any], sections: Mapping[str, type]) -> dict[st
     """
     flat = {}
     for name, value in config.items():
-        if name not in sections:
-            if name not in ("label",):
-                flat[name] = value
-            continue
-        kept = _without_operational(value, sections[name])
-        flat.update({f"{name}.{k}": v for k, v in kept.items()})
+        if name in sections:
+            flat.update(_flat(value, sections[name], name))
+        elif name != "label":
+            flat[name] = value
+    return flat
+
+
+def _flat(values: Mapping[str, Any], options: type, path: str) -> dict[str, Any]:
+    """A section that holds keys of a judging kind is flat itself, so that these are told apart."""
+    hints, flat = typing.get_type_hints(options), {}
+    for key, value in _without_operational(values, options).items():
+        nested = hints[key] if dataclasses.is_dataclass(hints[key]) else None
+        if nested is not None and judging_keys({key: nested}):
+            flat.update(_flat(value, nested, f"{path}.{key}"))
+        else:
+            flat[f"{path}.{key}"] = value
     return flat
 
 

@@ -44,6 +44,7 @@ class Evaluation:
     groups: int [N], examples with the same number are not independent; None: all are.
     rows: (record, sub) of each of the N, int [N], where they are not the examples of the index.
     chance: name of a metric -> what who knows nothing reaches, where that is known.
+    parts: of several tasks, what each was judged like; the rest is then empty but for the metrics.
     """
 
     metrics: Mapping[str, float]
@@ -52,6 +53,18 @@ class Evaluation:
     groups: np.ndarray | None = None
     rows: tuple[np.ndarray, np.ndarray] | None = None
     chance: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    parts: Mapping[str, Evaluation] = dataclasses.field(default_factory=dict)
+
+
+def of_part(part: str, name: str) -> str:
+    """What a part of a mixture calls `name`: "rewrite/exact"; the part "" is the whole."""
+    return f"{part}/{name}" if part else name
+
+
+def part_of(part: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Of values by such names, those of a part by its own names."""
+    start = of_part(part, "")
+    return {name[len(start) :]: x for name, x in values.items() if name.startswith(start)}
 
 
 class Evaluator(Protocol):

@@ -153,16 +153,20 @@ def _do(config: dict[str, Any]) -> int:
             workdir.look_at_test("--mode=predict")
         pixels = config["data"]["pixels"]
         name = _SPLIT.value if pixels == "real" else f"{_SPLIT.value}-{pixels}"
-        path = workdir.path / "predictions" / f"{name}.jsonl"
-        if distributed.is_main():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            lines = (json.dumps(answer, ensure_ascii=False) for answer in answers)
+        folder = workdir.path / "predictions"
+        by_task: dict[str | None, list] = {}  # a mixture tells of which task an answer is
+        for answer in answers:
+            by_task.setdefault(answer.get("task"), []).append(answer)
+        for task, found in by_task.items() if distributed.is_main() else ():
+            path = folder / (f"{name}.jsonl" if task is None else f"{name}-{task}.jsonl")
+            folder.mkdir(parents=True, exist_ok=True)
+            lines = (json.dumps(answer, ensure_ascii=False) for answer in found)
             storage.write_text(path, "".join(f"{line}\n" for line in lines))
-            print(f"{len(answers)} answers in {path}")
+            print(f"{len(found)} answers in {path}")
             page = path.with_suffix(".html")
             if intent is not None:
-                answers = beside(answers, intent, _INTENT.value)
-            system.page(page, _SPLIT.value, answers)
+                found = beside(found, intent, _INTENT.value)
+            system.page(page, _SPLIT.value, found)
             if page.exists():
                 print(f"the page to look at: {page}")
     return 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import logging
 import tempfile
@@ -11,26 +10,26 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 from etils import epath
 
 from mmjax import config as config_lib
-from mmjax import storage, train_state, trainer
+from mmjax import mixing, storage, train_state, trainer
 from mmjax.artifacts import (
     artifact_folder,
     check_artifact,
     parent,
-    read_artifact,
     read_fitting,
     write_artifact,
 )
+from mmjax.best_state import best_state, best_step
 from mmjax.checkpoint.store import CheckpointStore
+from mmjax.data.joined import joined_about, joined_source
 from mmjax.data.packed_plan import PackedPlan
 from mmjax.data.plan import TrainPlan
 from mmjax.data.sources import Source
 from mmjax.data.splits import Split
 from mmjax.errors import UserError
-from mmjax.evaluators import Evaluation
+from mmjax.evaluators import Evaluation, of_part, part_of
 from mmjax.export import write_export
 from mmjax.observe.metrics_log import MetricsLog
 from mmjax.observe.writers import Writer, make_writers
@@ -39,7 +38,8 @@ from mmjax.parallel.agreement import agree
 from mmjax.parallel.mesh import make_mesh
 from mmjax.programs import check_options, config_sections, make_task, make_training, run_schedule
 from mmjax.systems import Judge
-from mmjax.task_data import TaskData
+from mmjax.task_data import TaskData, remembered, train_loader
+from mmjax.tasks.mixture import keys_of
 from mmjax.workdir import WorkDir
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,10 @@ class NetworkSystem:
         self._options = config_lib.build_sections(config, self._sections)
         self._task = make_task(config, self._options)
         self._mesh = make_mesh(self._options["mesh"])
-        self._data = TaskData(self._task, self._options, self._mesh, config["seed"])
+        self._parts = {
+            name: TaskData(part, self._options_of(name), self._mesh, config["seed"])
+            for name, part in self._task.parts.items()
+        }
         check_options(self._task, self._options, self._mesh)
 
     def identity(self) -> Mapping[str, Any]:
@@ -63,14 +66,20 @@ class NetworkSystem:
     def judging_keys(self) -> set[str]:
         return config_lib.judging_keys(self._sections)
 
+    def _options_of(self, part: str) -> Mapping[str, Any]:
+        return {**self._options, "data": mixing.data_options(self._options, part)}
+
     def train(self, workdir: WorkDir) -> None:
         with jax.set_mesh(self._mesh):
             splits = ["dev", "test"] if self._options["eval"].test else ["dev"]
             for split in splits:  # one that is missing is told before the training, not after
-                self._data.source(split)
+                for name, data in self._parts.items():
+                    with keys_of(name):
+                        data.source(split)
             self._prepare(workdir, fit=True)
             loop = self._fit(workdir)
-            variables, chosen = self._best(workdir, loop.best_step)
+            step = best_step(workdir, self._options, loop)
+            variables, chosen = self._best(workdir, step)
             write_artifact(
                 workdir.path / "artifact",
                 variables,
@@ -83,60 +92,70 @@ class NetworkSystem:
             for split in splits:
                 if split == "test" and distributed.is_main():
                     workdir.look_at_test("the best checkpoint of a finished run")
-                evaluations[split] = self._evaluate(variables, chosen, self._data.split(split))
+                evaluations[split] = self._evaluate(variables, chosen, split)
             if distributed.is_main():
-                ids = {
-                    split: self._data.split(split).ids(e.rows) for split, e in evaluations.items()
-                }
-                workdir.write_result(
-                    config=self._config,
-                    dataset=self._data.about({split: len(names) for split, names in ids.items()}),
-                    evaluations=evaluations,
-                    ids=ids,
-                    steps=loop.best_step,
-                    seconds=loop.seconds,
-                    parents=self._parents(),
-                )
+                self._write_result(workdir, evaluations, step, loop)
 
     def evaluate(self, workdir: WorkDir, split: str) -> Evaluation:
-        judge = self.judge(workdir)
-        return judge.evaluate(judge.open(split))
+        with jax.set_mesh(self._mesh):
+            self._prepare(workdir, fit=False)
+            return self._evaluate(*self._best(workdir), split)
 
     def judge(self, workdir: WorkDir) -> Judge:
+        """Raises UserError for a mixture: its tasks do not read the same inputs."""
+        if "" not in self._parts:
+            raise UserError(
+                "an audit takes inputs away from the examples of one task, and this run has "
+                f"learned {' and '.join(self._parts)}: audit a run of one of them."
+            )
         with jax.set_mesh(self._mesh):
             self._prepare(workdir, fit=False)
             state = self._best(workdir)
 
         def evaluate(split: Split) -> Evaluation:
             with jax.set_mesh(self._mesh):
-                return self._evaluate(*state, split)
+                return self._first.evaluate(*state, split)
 
-        return Judge(self._task, self._data.split, evaluate)
+        return Judge(self._task, self._first.split, evaluate)
 
     def predict(self, workdir: WorkDir, split: str, top: int) -> list[dict[str, Any]]:
         with jax.set_mesh(self._mesh):
             self._prepare(workdir, fit=False)
-            data = self._data.split(split)
             variables, chosen = self._best(workdir)
-            answers = self._task.answers(data, self._data.predict(variables, data), top)
-            return [{**answer, **chosen} for answer in answers]
+            found = []
+            for name, data in self._parts.items():
+                here = self._split(name, split)
+                answers = data.task.answers(here, data.predict(variables, here), top)
+                whose, own = {"task": name} if name else {}, part_of(name, chosen)
+                found += [{**whose, **answer, **own} for answer in answers]
+            return found
 
     def page(self, path: Any, split: str, answers: list[dict[str, Any]]) -> None:
-        self._task.page(path, self._data.split(split), answers, self._config["label"])
+        data = self._parts[answers[0]["task"] if "" not in self._parts else ""]
+        data.task.page(path, data.split(split), answers, self._config["label"])
 
     def export(self, workdir: WorkDir) -> list[str]:
         with jax.set_mesh(self._mesh):
             self._prepare(workdir, fit=False)
-            variables, chosen = self._best(workdir, like=self._data.any_split())
+            variables, chosen = self._best(workdir, like=self._first.any_split())
             models = self._task.exports(jax.tree.map(distributed.to_host, variables), chosen)
         if not distributed.is_main():
             return []
         about = {
             "label": self._config["label"],
-            "dataset": self._options["data"].dataset,
+            "dataset": " and ".join(self._options_of(n)["data"].dataset for n in self._parts),
             "figures": workdir.figures("dev"),
         }
         return write_export(workdir.path / "export", models, about)
+
+    def _split(self, part: str, split: str) -> Split:
+        with keys_of(part):
+            return self._parts[part].split(split)
+
+    @property
+    def _first(self) -> TaskData:
+        """Where any part would do."""
+        return next(iter(self._parts.values()))
 
     # The steps of a run, in order.
 
@@ -144,10 +163,14 @@ class NetworkSystem:
         """What is fitted on training data: made once, read by every process and every start."""
         folder, ready = workdir.path / "preprocessing", workdir.path / "preprocessing.ready"
         if fit:
-            train = self._data.source("train")
+            sources = []
+            for name, data in self._parts.items():
+                with keys_of(name):
+                    sources.append(data.source("train"))
+            train = joined_source(sources)
             agree(
                 "training data",
-                {train.name: train.fingerprint},
+                {source.name: source.fingerprint for source in sources},
                 "give every machine the same files, or a --config.data.data_dir on gs://",
             )
         if fit and distributed.is_main():
@@ -188,16 +211,18 @@ class NetworkSystem:
 
     def _fit(self, workdir: WorkDir) -> trainer.LoopState:
         options = self._options
-        train = self._data.split("train")
-        loader, plan = self._data.train_loader(train)
-        schedule = run_schedule(options, len(train.index), plan.examples_per_batch)
+        data = list(self._parts.values())
+        weights, seed = mixing.weights(options, self._parts), self._config["seed"]
+        loader, plan = train_loader(self._task, data, weights, options, self._mesh, seed)
+        examples = sum(len(own.split("train").index) for own in data)
+        schedule = run_schedule(options, examples, plan.examples_per_batch)
         training = make_training(
             self._task,
             options,
             loader.shapes(),
             self._mesh,
             steps=schedule.total,
-            examples=len(train.index),
+            examples=examples,
             per_step=plan.examples_per_batch,
         )
         abstract = training.abstract
@@ -209,7 +234,7 @@ class NetworkSystem:
             state, host = checkpoints.restore(latest, abstract)
             loop = trainer.LoopState(**host)
             logger.info("continuing at step %d", latest)
-        self._describe(abstract, train, schedule.total, plan)
+        self._describe(abstract, schedule.total, plan)
 
         main = distributed.is_main()
         log = MetricsLog(workdir.path / "metrics", loop.lines) if main else None
@@ -231,6 +256,7 @@ class NetworkSystem:
                 log=log,
                 writers=writers,
                 batch_size=plan.examples_per_batch,
+                own_metrics=mixing.own_metrics(options),
             )
         finally:
             for writer in writers:
@@ -255,20 +281,23 @@ class NetworkSystem:
             )
         return train_state.init_state(abstract, init, self._config["seed"], loaded)
 
-    def _describe(
-        self, abstract: Any, train: Split, steps: int, plan: TrainPlan | PackedPlan
-    ) -> None:
+    def _describe(self, abstract: Any, steps: int, plan: TrainPlan | PackedPlan) -> None:
         params = abstract.base_variables()["params"]
         logger.info("parameters per device:\n%s", rules.bytes_table(params))
         logger.info(
-            "%s parameters, %s trained; %d training examples of %s; %d steps of %.5g examples",
+            "%s parameters, %s trained; %s; %d steps of %.5g examples",
             f"{train_state.count(params):,}",
             f"{train_state.count(abstract.params):,}",
-            len(train.index),
-            train.source.name,
+            " and ".join(
+                f"{len(train.index)} training examples of {train.source.name}"
+                for train in (data.split("train") for data in self._parts.values())
+            ),
             steps,
             plan.examples_per_batch,
         )
+        if plan.weights is not None:
+            shares = zip(self._parts, np.array(plan.weights) / sum(plan.weights), strict=True)
+            logger.info("%s", ", ".join(f"{100 * share:.4g} % {name}" for name, share in shares))
         if isinstance(plan, PackedPlan):
             logger.info(
                 "%d rows of %d tokens in an epoch, %d in a step; %.1f %% of the tokens are padding",
@@ -283,62 +312,59 @@ class NetworkSystem:
     def _best(
         self, workdir: WorkDir, step: int | None = None, like: Split | None = None
     ) -> tuple[Any, dict[str, float]]:
-        """What the best checkpoint evaluates with, and what was chosen for it on dev.
-
-        Args:
-          step: of the best checkpoint; None: what the latest checkpoint names, or the artifact
-            where that is all there is.
-          like: whose first example tells the shapes of a batch; None: dev.
-        """
-        split = self._data.split("dev") if like is None else like
-        loader = self._data.eval_loader(split, np.arange(len(split.index)), None)
-        abstract, _ = train_state.abstract_state(
-            self._task.module(), loader.shapes(), optax.identity(), self._mesh, ema=False
-        )
-        target = trainer.best_tree(abstract)["variables"]
-        if step is None and not (workdir.path / "checkpoints").exists():
-            artifact = workdir.path / "artifact"
-            return read_artifact(artifact, target), check_artifact(artifact).get("chosen", {})
-        step = self._best_step(workdir) if step is None else step
-        tree, metrics = CheckpointStore(workdir.path / "best").restore(step, {"variables": target})
-        return tree["variables"], {name: metrics[name] for name in self._task.evaluator().chosen}
-
-    def _best_step(self, workdir: WorkDir) -> int:
-        checkpoints = CheckpointStore(workdir.path / "checkpoints")
-        latest = checkpoints.latest()
-        step = None if latest is None else checkpoints.host(latest)["best_step"]
-        if step is None:
-            raise UserError(
-                f"{workdir.path} holds no checkpoint with an evaluated state: let --mode=train "
-                "reach its first evaluation."
-            )
-        return step
+        """See `best_state`."""
+        return best_state(workdir, self._task, self._parts, self._options, self._mesh, step, like)
 
     def _evaluate_state(self, state: train_state.TrainState, writers: list[Writer]) -> Any:
         """Metrics on dev; those who watch get a picture of some answers too."""
-        split = self._data.split("dev")
-        # What the evaluator asked for is not computed again for the picture.
-        predict, by_number = self._data.predict(state.eval_variables(), split), {}
+        variables, step = state.eval_variables(), int(state.step)
+        found = {}
+        for name, data in self._parts.items():
+            split = data.split("dev")
+            # What the evaluator asked for is not computed again for the picture.
+            predict = remembered(data.predict(variables, split))
+            evaluator = data.task.evaluator().reading(split.source).in_training()
+            found[name] = evaluator.evaluate(split.index, predict)
+            if self._options["observe"].samples:  # on every process: it may ask for predictions
+                picture = data.task.sample(split, predict)
+                for writer in writers if picture is not None else ():
+                    writer.image(step, f"dev/{of_part(name, 'sample')}", picture)
+        return dict(mixing.joined(found, self._options).metrics)
 
-        def remembered(name: str, examples: np.ndarray) -> np.ndarray:
-            key = (name, examples.tobytes())
-            if key not in by_number:
-                by_number[key] = predict(name, examples)
-            return by_number[key]
+    def _evaluate(self, variables: Any, chosen: Mapping[str, float], split: str) -> Evaluation:
+        found = {
+            name: data.evaluate(variables, part_of(name, chosen), self._split(name, split))
+            for name, data in self._parts.items()
+        }
+        return mixing.joined(found, self._options)
 
-        evaluator = self._task.evaluator().reading(split.source).in_training()
-        evaluation = evaluator.evaluate(split.index, remembered)
-        if self._options["observe"].samples:  # on every process: it may ask for predictions
-            picture = self._task.sample(split, remembered)
-            for writer in writers if picture is not None else ():
-                writer.image(int(state.step), "dev/sample", picture)
-        return dict(evaluation.metrics)
-
-    def _evaluate(self, variables: Any, chosen: Mapping[str, float], split: Split) -> Evaluation:
-        evaluator = self._task.evaluator().reading(split.source)
-        if chosen:
-            evaluator = dataclasses.replace(evaluator, **chosen)
-        return evaluator.evaluate(split.index, self._data.predict(variables, split))
+    def _write_result(
+        self,
+        workdir: WorkDir,
+        evaluations: Mapping[str, Evaluation],
+        step: int,
+        loop: trainer.LoopState,
+    ) -> None:
+        ids, about, tasks = {split: {} for split in evaluations}, {}, {}
+        for name, data in self._parts.items():
+            for split, whole in evaluations.items():
+                rows = whole.parts.get(name, whole).rows
+                ids[split][name] = data.split(split).ids(rows)
+            about[name] = data.about({split: len(names[name]) for split, names in ids.items()})
+        for name, share in mixing.shares(self._options).items():
+            metric = of_part(name, share.metric)
+            best = dict(zip(("step", "dev"), loop.own_best[metric], strict=True))
+            tasks[name] = {"dataset": about[name], "own_best": {"metric": metric, **best}}
+        workdir.write_result(
+            config=self._config,
+            dataset=joined_about(list(about.values())) if tasks else about[""],
+            evaluations=evaluations,
+            ids=ids if tasks else {split: names[""] for split, names in ids.items()},
+            steps=step,
+            seconds=loop.seconds,
+            parents=self._parents(),
+            tasks=tasks,
+        )
 
     def _parents(self) -> list[dict[str, str]]:
         model = self._options["model"]

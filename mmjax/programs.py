@@ -17,6 +17,7 @@ from mmjax import config as config_lib
 from mmjax import train_state, trainer
 from mmjax.data.loader import check_divides
 from mmjax.errors import UserError
+from mmjax.mixing import check_mixture, metric_names
 from mmjax.optim.build import OptimOptions, build_optimizer, build_schedule, in_steps
 from mmjax.optim.trained import make_split
 from mmjax.steps import TrainStep, make_train_step
@@ -46,6 +47,7 @@ def config_sections(config: Mapping[str, Any]) -> dict[str, type]:
         "task": module.OPTIONS,
         "model": module.MODEL_OPTIONS,
         "optim": OptimOptions,
+        **getattr(module, "SECTIONS", {}),
     }
 
 
@@ -58,10 +60,11 @@ def check_options(task: Any, options: Mapping[str, Any], mesh: Mesh) -> None:
     """What would otherwise be noticed at the first step or evaluation, after a long start.
 
     Raises:
-      UserError: a metric that there is not, a batch that does not divide, or examples that cannot
-        share rows.
+      UserError: as `check_mixture`, a metric that there is not, a batch that does not divide, or
+        examples that cannot share rows.
     """
-    judged, names = options["eval"], task.evaluator().metric_names
+    check_mixture(task, options)
+    judged, names = options["eval"], metric_names(task, options)
     if judged.metric not in names:
         near = config_lib.suggestion(judged.metric, names)
         raise UserError(f"config.eval.metric={judged.metric!r} is no metric{near}.")

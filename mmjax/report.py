@@ -342,7 +342,8 @@ def _results(folders: Sequence[str], *, needed: bool) -> list[Result]:
     """Of the folders, else of the default one, which may be missing where nothing is needed."""
     if not folders and not needed and not epath.Path(_DEFAULT_FOLDER).is_dir():
         return []
-    return read_results(folders or [_DEFAULT_FOLDER])
+    found = read_results(folders or [_DEFAULT_FOLDER])
+    return [own for result in found for own in result.tasks.values() or (result,)]
 
 
 def _chance(r: Result) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from etils import epath
@@ -57,6 +57,7 @@ class Result:
       cross_validation: of several runs pooled, how they were (`mmjax.crossval`); else empty.
       wall_seconds: time of the whole run.
       test_looks: how often the run has been evaluated on the test split.
+      tasks: of a mixture, its result in each task, as of a run of that task alone; else empty.
     """
 
     path: str
@@ -76,6 +77,7 @@ class Result:
     wall_seconds: float
     steps: int
     test_looks: int
+    tasks: Mapping[str, Result] = field(default_factory=dict)
 
 
 def read_results(folders: Sequence[str]) -> list[Result]:
@@ -103,6 +105,40 @@ def read_result(path: str) -> Result:
             f"{path} has format_version {version!r}, this mmjax reads {FORMAT_VERSION}: evaluate "
             "the run again, or use the mmjax that wrote it."
         )
+    if not isinstance(tasks := record.get("tasks", {}), dict):
+        raise _bad(path, "tasks", tasks)
+    whole = _result(path, record)
+    found = {task: _result(path, _of_task(path, record, task)) for task in tasks}
+    return replace(whole, tasks=found)
+
+
+def _of_task(path: str, record: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """What the record of a mixture says of one of its tasks."""
+    own = record["tasks"][task]
+    if not isinstance(own, dict):
+        raise _bad(path, f"tasks.{task}", own)
+    start, config = f"{task}/", record["config"]
+    kept = {
+        kind: {
+            split: {n.removeprefix(start): x for n, x in figures.items() if n.startswith(start)}
+            for split, figures in record[kind].items()
+        }
+        for kind in ("metrics", "intervals")
+    }
+    # Which dataset it was stands where a run of this task alone has it.
+    brought = _section(_section(config, "mixture"), task)
+    given = {key: brought[key] for key in ("dataset", "manual_dir") if key in brought}
+    data = {**_section(config, "data"), **given}
+    named = {"task": task, "dataset": own.get("dataset"), "config": {**config, "data": data}}
+    return {**record, **kept, **named}
+
+
+def _section(values: Mapping[str, Any], name: str) -> Mapping[str, Any]:
+    found = values.get(name)
+    return found if isinstance(found, dict) else {}
+
+
+def _result(path: str, record: Mapping[str, Any]) -> Result:
     for key, kind in REQUIRED.items():
         value: Any = record
         for part in key.split("."):
@@ -170,6 +206,11 @@ def _read_per_example(path: str, record: Mapping[str, Any]) -> Mapping[str, Any]
     if not file.exists():
         return {}
     splits = _read_json(str(file))
+    if record["task"] in record.get("tasks", {}):
+        splits = {
+            split: rows.get(record["task"]) if isinstance(rows, dict) else rows
+            for split, rows in splits.items()
+        }
     for split, rows in splits.items():
         if not isinstance(rows, dict):
             raise _bad(str(file), split, rows)

@@ -1,7 +1,11 @@
-"""The data of a task in one run: its splits, each opened once, and what a model gives for them."""
+"""The data of a task in one run: its splits, each opened once, and what a model gives for them.
+
+A mixture has these of each of its tasks, and one stream of training batches from all of them.
+"""
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +23,7 @@ from mmjax.data.schema import Dialogue, Photo, Proposal, Turn
 from mmjax.data.sources import ListSource, Source
 from mmjax.data.splits import Split, index_split, open_source
 from mmjax.errors import UserError
-from mmjax.evaluators import Predict
+from mmjax.evaluators import Evaluation, Predict
 from mmjax.parallel import distributed
 from mmjax.steps import make_predict_steps
 from mmjax.tasks.base import Predictor, Task
@@ -35,14 +39,14 @@ ANY_DIALOGUE = Dialogue(
 
 
 class TaskData:
-    """What a network system reads."""
+    """What a network system reads of one dataset, for one task."""
 
     def __init__(self, task: Task, options: Mapping[str, Any], mesh: jax.sharding.Mesh, seed: int):
         """
         Args:
           options: the sections "data", "train", "eval" and "loader" of the config, as dataclasses.
         """
-        self._task, self._options, self._mesh, self._seed = task, options, mesh, seed
+        self.task, self._options, self._mesh, self._seed = task, options, mesh, seed
         self._splits: dict[str, Split] = {}
         self._sources: dict[str, Source] = {}
         # As the dataset has them, without what the task reads beside them.
@@ -52,7 +56,7 @@ class TaskData:
         """The records of a split."""
         if name not in self._sources:  # once: finding and listing photos takes its time
             data = self._options["data"]
-            task = self._task
+            task = self.task
             self._records[name] = open_source(data, name, photos=task.photos, boxes=task.boxes)
             self._sources[name] = task.read_with(self._records[name], name)
         return self._sources[name]
@@ -61,13 +65,13 @@ class TaskData:
         """Records and examples of a split."""
         if name not in self._splits:
             data = self._options["data"]
-            self._splits[name] = index_split(self._task, data, self.source(name))
+            self._splits[name] = index_split(self.task, data, self.source(name))
         return self._splits[name]
 
     def any_split(self) -> Split:
         """A split of one dialogue, for who needs shapes and no data."""
         source = ListSource([ANY_DIALOGUE])
-        return Split(source, build_index(self._task, source))
+        return Split(source, build_index(self.task, source))
 
     def about(self, sizes: Mapping[str, int]) -> dict[str, Any]:
         """What `mmjax.report` must know of it; `sizes`: of the splits that were judged."""
@@ -81,38 +85,8 @@ class TaskData:
 
     def length(self, split: Split, feature: str | None = None) -> np.ndarray:
         """Of each example, by a feature (None: the task's first that varies in length); else 0."""
-        feature = next(iter(self._task.ragged), None) if feature is None else feature
+        feature = next(iter(self.task.ragged), None) if feature is None else feature
         return split.index.lengths.get(feature, np.zeros(len(split.index), np.int32))
-
-    def train_loader(self, split: Split) -> tuple[Loader, TrainPlan | PackedPlan]:
-        """The endless shuffled batches of a training split, and the plan of them.
-
-        Raises:
-          UserError: an example is longer than the rows that examples are to share.
-        """
-        train, packing = self._options["train"], None
-        if train.packed_length is None:
-            plan: TrainPlan | PackedPlan = TrainPlan(
-                [len(split.index)],
-                train.global_batch_size,
-                self._seed,
-                window=train.length_window,
-                lengths=[self.length(split)],
-            )
-        else:
-            packing = self._task.packing(train.packed_length)
-            plan = packed_plan(split, packing, train.global_batch_size, self._seed)
-        loader = Loader(
-            self._task,
-            [split.source],
-            [split.index],
-            plan,
-            self._mesh,
-            self._options["loader"],
-            seed=self._seed,
-            packing=packing,
-        )
-        return loader, plan
 
     def eval_loader(self, split: Split, order: np.ndarray, fields: Sequence[str] | None) -> Loader:
         """Batches of the examples `order`, each once.
@@ -121,7 +95,7 @@ class TaskData:
           fields: the features to make; None: all.
         """
         return Loader(
-            self._task,
+            self.task,
             [split.source],
             [split.index],
             EvalPlan(order, self._options["eval"].batch_size),
@@ -151,9 +125,16 @@ class TaskData:
 
         return predict
 
+    def evaluate(self, variables: Any, chosen: Mapping[str, float], split: Split) -> Evaluation:
+        """The task's evaluator on a split, with what was chosen on dev."""
+        evaluator = self.task.evaluator().reading(split.source)
+        if chosen:
+            evaluator = dataclasses.replace(evaluator, **chosen)
+        return evaluator.evaluate(split.index, self.predict(variables, split))
+
     @functools.cached_property
     def _predictors(self) -> Mapping[str, Predictor]:
-        return self._task.predictors()
+        return self.task.predictors()
 
     @functools.cached_property
     def _predict_steps(self) -> dict[str, Any]:
@@ -161,21 +142,90 @@ class TaskData:
         return make_predict_steps(functions, self._mesh)
 
 
-def packed_plan(split: Split, packing: Packing, batch_size: int, seed: int) -> PackedPlan:
-    """Rows of a split's examples.
+def remembered(predict: Predict) -> Predict:
+    """The same, computing nothing twice."""
+    by_number: dict[tuple[str, bytes], Any] = {}
+
+    def found(name: str, examples: np.ndarray) -> Any:
+        key = (name, examples.tobytes())
+        if key not in by_number:
+            by_number[key] = predict(name, examples)
+        return by_number[key]
+
+    return found
+
+
+def train_loader(
+    task: Task,
+    parts: Sequence[TaskData],
+    weights: Sequence[float] | None,
+    options: Mapping[str, Any],
+    mesh: jax.sharding.Mesh,
+    seed: int,
+) -> tuple[Loader, TrainPlan | PackedPlan]:
+    """The endless shuffled batches of training splits, and the plan of them.
+
+    Args:
+      task: that learns from all of them; parts: whose they are, in the order of `task.parts`.
+      weights: share of each in the examples; None where there is one.
+      options, mesh, seed: as of `TaskData`.
+
+    Raises:
+      UserError: an example is longer than the rows that examples are to share.
+    """
+    splits = [data.split("train") for data in parts]
+    train, packing = options["train"], None
+    if train.packed_length is None:
+        plan: TrainPlan | PackedPlan = TrainPlan(
+            [len(split.index) for split in splits],
+            train.global_batch_size,
+            seed,
+            weights,
+            window=train.length_window,
+            lengths=[data.length(split) for data, split in zip(parts, splits, strict=True)],
+        )
+    else:
+        packing = task.packing(train.packed_length)
+        plan = packed_plan(splits, packing, train.global_batch_size, seed, weights)
+    loader = Loader(
+        task,
+        [split.source for split in splits],
+        [split.index for split in splits],
+        plan,
+        mesh,
+        options["loader"],
+        seed=seed,
+        packing=packing,
+        featurizers=list(task.parts.values()),
+    )
+    return loader, plan
+
+
+def packed_plan(
+    splits: Sequence[Split],
+    packing: Packing,
+    batch_size: int,
+    seed: int,
+    weights: Sequence[float] | None = None,
+) -> PackedPlan:
+    """Rows of the splits' examples.
 
     Raises:
       UserError: one does not fit into a row.
     """
-    lengths = np.stack([split.index.lengths[name] for name in packing.limits], axis=1)
-    for (name, limit), longest in zip(packing.limits.items(), lengths.max(axis=0), strict=True):
-        if longest > limit:
-            raise UserError(
-                f"{split.source.name}: the longest example has {longest} of {name!r}, and a row "
-                f"holds {limit}: raise config.train.packed_length (now {packing.row_length}), or "
-                "lower what the task keeps of a dialogue (config.task.max_length)."
-            )
-    return PackedPlan([lengths], tuple(packing.limits.values()), batch_size, seed)
+    lengths = [
+        np.stack([split.index.lengths[name] for name in packing.limits], axis=1) for split in splits
+    ]
+    for split, found in zip(splits, lengths, strict=True):
+        for (name, limit), longest in zip(packing.limits.items(), found.max(axis=0), strict=True):
+            if longest > limit:
+                raise UserError(
+                    f"{split.source.name}: the longest example has {longest} of {name!r}, and a "
+                    f"row holds {limit}: raise config.train.packed_length (now "
+                    f"{packing.row_length}), or lower what the task keeps of a dialogue "
+                    "(config.task.max_length)."
+                )
+    return PackedPlan(lengths, tuple(packing.limits.values()), batch_size, seed, weights)
 
 
 def _scattered(parts: Sequence[np.ndarray], rows: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -39,6 +39,7 @@ class LoopState:
     Attributes:
       best_step, best_value: of the dev metric; None before the first evaluation.
       evaluations_without_best: since then.
+      own_best: other metric whose best state is kept too -> (step, value).
       evaluated_step: at which the last evaluation was made; None before the first.
       sums, summed: of each metric over the steps since the last line of metrics.
       skipped_in_a_row: steps without a finite gradient, up to now.
@@ -49,12 +50,19 @@ class LoopState:
     best_step: int | None = None
     best_value: float | None = None
     evaluations_without_best: int = 0
+    own_best: dict[str, tuple[int, float]] = dataclasses.field(default_factory=dict)
     evaluated_step: int | None = None
     sums: dict[str, float] = dataclasses.field(default_factory=dict)
     summed: int = 0
     skipped_in_a_row: int = 0
     lines: int = 0
     seconds: float = 0.0
+
+    @property
+    def best_steps(self) -> set[int]:
+        """Of all states that are kept for a metric."""
+        steps = {step for step, _ in self.own_best.values()}
+        return steps if self.best_step is None else {self.best_step, *steps}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +119,7 @@ def train(
     log: MetricsLog | None,
     writers: list[Writer],
     batch_size: float,
+    own_metrics: Mapping[str, bool] | None = None,
 ) -> tuple[TrainState, LoopState]:
     """Trains from `state` to `schedule.total`, or until patience ends.
 
@@ -121,6 +130,8 @@ def train(
       evaluate: metrics of the dev split.
       log: of process 0; None elsewhere.
       batch_size: examples of a step, on average.
+      own_metrics: other metrics whose best states are kept in `best` too -> whether higher is
+        better; patience is with `best_metric` alone.
 
     Raises:
       Preempted: asked to stop; the state is saved.
@@ -128,11 +139,12 @@ def train(
     """
     step = first_step = int(state.step)
     stream = batches(step)
+    own = dict(own_metrics or {})
     progress = Progress(step, schedule.total, batch_size)
     began = time.perf_counter() - loop.seconds
     unread: tuple[int, dict[str, jax.Array]] | None = None
-    if loop.best_step is not None:
-        best.check(loop.best_step)  # known now, and not when the run is over
+    for kept in sorted(loop.best_steps):
+        best.check(kept)  # known now, and not when the run is over
 
     def save() -> None:
         loop.seconds = time.perf_counter() - began
@@ -174,22 +186,25 @@ def train(
 
     def evaluate_now() -> None:
         metrics = evaluate(state)
-        value = metrics[best_metric]
-        if math.isnan(value):
-            raise UserError(f"{best_metric} on dev is not a number at step {step}.")
+        for name in (best_metric, *own):
+            if math.isnan(metrics[name]):
+                raise UserError(f"{name} on dev is not a number at step {step}.")
         _report(step, schedule.total, "dev", metrics, {}, log, writers)
         loop.evaluated_step = step
-        if _better(value, loop.best_value, higher_is_better):
-            loop.best_value, loop.best_step = value, step
+        loop.evaluations_without_best += 1
+        if _better(metrics[best_metric], loop.best_value, higher_is_better):
+            loop.best_value, loop.best_step = metrics[best_metric], step
             loop.evaluations_without_best = 0
+        for name, higher in own.items():
+            if _better(metrics[name], loop.own_best.get(name, (0, None))[1], higher):
+                loop.own_best[name] = (step, metrics[name])
+        if step in loop.best_steps:
             # A best state stays while a checkpoint names it: a run may continue from any of them.
             checkpoints.wait()
             kept = {name: float(value) for name, value in metrics.items()}
-            named = {host["best_step"] for host in checkpoints.hosts()} - {None}
-            best.save(step, best_tree(state), kept, keep=named)
+            named = [LoopState(**host).best_steps for host in checkpoints.hosts()]
+            best.save(step, best_tree(state), kept, keep=loop.best_steps.union(*named))
             best.wait()  # no checkpoint may name it before it is whole
-        else:
-            loop.evaluations_without_best += 1
         progress.restart(step, waited())
 
     with distributed.StopRequest() as stop:

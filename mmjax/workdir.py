@@ -28,7 +28,7 @@ from etils import epath
 
 from mmjax import storage
 from mmjax.errors import UserError
-from mmjax.evaluators import Evaluation
+from mmjax.evaluators import Evaluation, of_part
 from mmjax.lease import Lease
 from mmjax.metrics.bootstrap import bootstrap_interval
 from mmjax.observe.environment import command_line, device, versions
@@ -188,22 +188,20 @@ class WorkDir:
         config: Mapping[str, Any],
         dataset: Mapping[str, Any],
         evaluations: Mapping[str, Evaluation],
-        ids: Mapping[str, list[str]],
+        ids: Mapping[str, Any],
         steps: int,
         seconds: float,
         parents: list[Mapping[str, str]],
+        tasks: Mapping[str, Any] | None = None,
     ) -> None:
         """`result.json` and `per_example.json`, from which `mmjax.report` makes its tables.
 
         Args:
           evaluations: of each split that was scored.
-          ids: of the examples of each split, in order.
+          ids: of the examples of each split, in order; of a mixture, of each of its tasks.
+          tasks: of a mixture, what else is told of each of them, its "dataset" above all.
         """
-        per_example = {
-            split: {"ids": ids[split]}
-            | {k: np.asarray(v).tolist() for k, v in evaluation.per_example.items()}
-            for split, evaluation in evaluations.items()
-        }
+        per_example = {split: _per_example(e, ids[split]) for split, e in evaluations.items()}
         storage.write_text(self.path / "per_example.json", json.dumps(per_example))
         result = {
             "format_version": 1,
@@ -214,13 +212,8 @@ class WorkDir:
             "task": config["task_name"],
             "dataset": dataset,
             "metrics": {split: dict(e.metrics) for split, e in evaluations.items()},
-            "intervals": {
-                split: {
-                    name: list(bootstrap_interval(sample, groups=e.groups))
-                    for name, sample in e.samples.items()
-                }
-                for split, e in evaluations.items()
-            },
+            "intervals": {split: _intervals(e) for split, e in evaluations.items()},
+            **({"tasks": dict(tasks)} if tasks else {}),
             "per_example": "per_example.json",
             "steps": steps,
             "wall_seconds": round(seconds, 1),
@@ -231,3 +224,20 @@ class WorkDir:
             "device": device(),
         }
         storage.write_text(self.path / "result.json", json.dumps(result, indent=1))
+
+
+def _per_example(evaluation: Evaluation, ids: Any) -> dict[str, Any]:
+    if evaluation.parts:
+        return {name: _per_example(part, ids[name]) for name, part in evaluation.parts.items()}
+    figures = {name: np.asarray(x).tolist() for name, x in evaluation.per_example.items()}
+    return {"ids": ids, **figures}
+
+
+def _intervals(evaluation: Evaluation) -> dict[str, list[float]]:
+    found = {
+        name: list(bootstrap_interval(sample, groups=evaluation.groups))
+        for name, sample in evaluation.samples.items()
+    }
+    for part, own in evaluation.parts.items():
+        found |= {of_part(part, name): bounds for name, bounds in _intervals(own).items()}
+    return found

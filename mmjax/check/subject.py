@@ -153,7 +153,8 @@ def _largest_row(
     # As if something was taken away from it: an example of which nothing is left has the shapes of
     # any other, and here no features of regions are at hand.
     first = ExampleIndex(np.zeros(1, np.int64), np.zeros(1, np.int32), {}, {}, {})
-    index = build_index(task, source, before=first)
+    part = next(iter(task.parts.values()))
+    index = build_index(part, source, before=first)
     plan = EvalPlan(np.zeros(1, np.int64), 1)
     return HostBatches(
         task,
@@ -165,4 +166,5 @@ def _largest_row(
         fields=fields,
         cached_examples=0,
         packing=packing,
+        featurizers=[part],
     ).largest()

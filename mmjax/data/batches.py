@@ -30,6 +30,8 @@ class HostBatches:
       fields: the features to make; None: all.
       cached_examples: whose cheap features are kept.
       packing: how the examples of a `PackedPlan` share rows.
+      featurizers: who makes the examples of each source, where it is not `task` of all; their
+        features have the names that the task's have.
 
     Raises:
       ValueError: examples with keys are to share rows, where nobody could tell them apart.
@@ -44,6 +46,7 @@ class HostBatches:
     fields: Sequence[str] | None
     cached_examples: int
     packing: Packing | None = None
+    featurizers: Sequence[Featurizer] | None = None
 
     def __post_init__(self):
         if self.packing is not None and self.task.key_names:
@@ -131,7 +134,8 @@ class HostBatches:
         rng = None
         if not isinstance(self.plan, EvalPlan):
             rng = example_rng(self.seed, source, example, epoch)
-        made = self.task.featurize(dialogue, int(index.sub[example]), rng)
+        maker = self.task if self.featurizers is None else self.featurizers[source]
+        made = maker.featurize(dialogue, int(index.sub[example]), rng)
         self._names = self._names or tuple(made)
         keep = set(self._names) & set(self.task.cached)
         if keep and ((source, example) in self._cache or len(self._cache) < self.cached_examples):

@@ -55,8 +55,10 @@ class Loader:
         seed: int = 0,
         fields: Sequence[str] | None = None,
         packing: Packing | None = None,
+        featurizers: Sequence[Featurizer] | None = None,
     ):
-        """`fields`: the features to make; None: all of them. `packing`: of a `PackedPlan`."""
+        """`fields`: the features to make; None: all of them. `packing`: of a `PackedPlan`.
+        `featurizers`: see `HostBatches`."""
         self._plan, self._mesh, self._options = plan, mesh, options
         self._host = HostBatches(
             task,
@@ -68,6 +70,7 @@ class Loader:
             fields=fields,
             cached_examples=options.cached_examples,
             packing=packing,
+            featurizers=featurizers,
         )
         self.waited = 0.0  # seconds that the consumer has waited for batches
 

@@ -44,6 +44,7 @@ class PlannedBatch:
 # A mixture repeats a shuffled pattern of this many positions, in which each source has its share
 # to the nearest position: proportions are exact over every pattern, not only in expectation.
 _PATTERN = 1024
+SMALLEST_SHARE = 1 / _PATTERN
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,14 +77,8 @@ class TrainPlan:
             raise ValueError(f"every source needs an example, sizes are {list(self.sizes)}")
         if self.window < 1 or (self.window > 1 and self.lengths is None):
             raise ValueError(f"a window of {self.window} batches needs the examples' lengths")
-        if self.weights is None:
-            return
-        if len(self.weights) != len(self.sizes) or min(self.weights) <= 0:
-            raise ValueError(
-                f"{len(self.sizes)} sources need as many positive weights, not {list(self.weights)}"
-            )
-        if self._shares().min() < 1:
-            raise ValueError(f"a weight is below 1/{_PATTERN} of the sum: {list(self.weights)}")
+        if self.weights is not None:
+            check_weights(self.weights, len(self.sizes))
 
     @property
     def examples_per_batch(self) -> float:
@@ -130,18 +125,9 @@ class TrainPlan:
             example[rows] = shuffled_index(within[rows], size, (self.seed, key, int(e)))
         return epoch, example
 
-    def _shares(self) -> np.ndarray:
-        """Positions of each source in the pattern, by the largest remainder."""
-        weights = np.asarray(self.weights, np.float64)
-        ideal = weights / weights.sum() * _PATTERN
-        count = np.floor(ideal).astype(np.int64)
-        for s in np.argsort(count - ideal, kind="stable")[: _PATTERN - count.sum()]:
-            count[s] += 1
-        return count
-
     def _interleave(self, position: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Source of each position of the stream, and how often that source came before it."""
-        count = self._shares()
+        count = apportioned(self.weights, _PATTERN)
         slots = np.repeat(np.arange(len(count), dtype=np.int32), count)
         order = shuffled_index(np.arange(_PATTERN, dtype=np.uint64), _PATTERN, (self.seed, -1))
         pattern = slots[order]
@@ -176,6 +162,24 @@ class EvalPlan:
         example[: len(part)] = part
         zeros = np.zeros(self.batch_size, np.int64)
         return PlannedBatch(zeros.astype(np.int32), example, zeros)
+
+
+def check_weights(weights: Sequence[float], sources: int) -> None:
+    """Raises ValueError for weights that make no mixture of so many sources."""
+    if len(weights) != sources or min(weights) <= 0:
+        raise ValueError(f"{sources} sources need as many positive weights, not {list(weights)}")
+    if min(weights) < SMALLEST_SHARE * sum(weights):
+        raise ValueError(f"a weight is below 1/{_PATTERN} of the sum: {list(weights)}")
+
+
+def apportioned(weights: Sequence[float] | np.ndarray, total: int) -> np.ndarray:
+    """`total` things in proportion to positive weights, by the largest remainder: int64 [N]."""
+    weights = np.asarray(weights, np.float64)
+    ideal = weights / weights.sum() * total
+    count = np.floor(ideal).astype(np.int64)
+    for i in np.argsort(count - ideal, kind="stable")[: total - count.sum()]:
+        count[i] += 1
+    return count
 
 
 def shuffled_index(

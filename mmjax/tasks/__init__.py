@@ -8,8 +8,10 @@ from typing import Any
 from mmjax.config import suggestion
 from mmjax.errors import UserError
 
-# name -> module with OPTIONS and MODEL_OPTIONS (dataclasses) and TASK (a class over both).
+# name -> module with OPTIONS and MODEL_OPTIONS (dataclasses) and TASK (a class over both); of a
+# mixture also SECTIONS, the dataclasses of its further sections of a config.
 TASKS = {
+    "dialogue": "mmjax.tasks.dialogue",
     "intent": "mmjax.tasks.intent",
     "rerank": "mmjax.tasks.rerank",
     "response": "mmjax.tasks.response",

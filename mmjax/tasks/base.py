@@ -53,6 +53,12 @@ class Task(Featurizer, Protocol):
     inputs: Collection[str] = frozenset(INPUTS)
     packs = False
 
+    @property
+    def parts(self) -> Mapping[str, Task]:
+        """The tasks of a mixture by name, each with a dataset of its own; of any other the task
+        itself, as ""."""
+        return {"": self}
+
     def remaining(self, dialogue: Dialogue, subs: Sequence[int]) -> Iterable[Example]:
         """Where `examples` leaves none out because little is left of it."""
         return self.examples(dialogue)

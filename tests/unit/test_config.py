@@ -41,6 +41,12 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 # Every config file, with variants that together reach each of its branches.
 VARIANTS = {
+    "dialogue": [
+        "",
+        "size=tiny,response=jddc21,rewrite=jddc21/annotated,response_weight=2,packed=512",
+        "weights=some/folder,images=resnet-18,image_weights=some/folder,init_from=run://somewhere",
+        "size=xl,role=agent,copies=false,rewrite_weight=0.5",
+    ],
     "intent": [
         "",
         "demo",
@@ -123,6 +129,7 @@ def sections_of(config: dict) -> dict[str, type]:
         "task": task.OPTIONS,
         "model": task.MODEL_OPTIONS,
         "optim": OptimOptions,
+        **getattr(task, "SECTIONS", {}),
     }
 
 

@@ -40,10 +40,11 @@ ALLOWED = {
         *("evaluators", "evaluators_decisions", "evaluators_generation", "evaluators_hits"),
         *("losses", "metrics", "models", "parallel", "pretrained"),
     },
+    "mixing": {"config", "data", "errors", "evaluators", "tasks"},
     "train_state": {"errors", "optim", "parallel"},
     "steps": {"losses", "optim", "parallel", "train_state"},
     "programs": {
-        *("config", "data", "errors", "optim", "parallel"),
+        *("config", "data", "errors", "mixing", "optim", "parallel"),
         *("steps", "tasks", "train_state", "trainer"),
     },
     "check": {

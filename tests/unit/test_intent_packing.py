@@ -81,8 +81,8 @@ def alone(task, split) -> dict:
 def together(task, split):
     """All examples of an epoch in shared rows, and the plan."""
     packing = task.packing(ROW)
-    rows = packed_plan(split, packing, 1, seed=0).rows
-    plan = packed_plan(split, packing, rows, seed=0)
+    rows = packed_plan([split], packing, 1, seed=0).rows
+    plan = packed_plan([split], packing, rows, seed=0)
     made = HostBatches(
         *(task, [split.source], [split.index], plan, np.arange(rows)),
         seed=0,
@@ -173,7 +173,7 @@ def test_every_score_is_read_where_its_example_stands(fitted, prefix):
 def test_epochs_become_as_many_steps_as_the_rows_of_them_take(fitted):
     task = task_of(fitted, "separate")
     split = split_of(task, talks(30))
-    whole = packed_plan(split, task.packing(ROW), 1, seed=0)
+    whole = packed_plan([split], task.packing(ROW), 1, seed=0)
     plan = dataclasses.replace(whole, batch_size=4)
     config = get_config("demo")
     config.train.update(total_epochs=2.0, global_batch_size=4)

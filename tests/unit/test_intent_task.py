@@ -321,7 +321,7 @@ def test_less_than_15_percent_of_an_epochs_tokens_are_padding(released, prefix):
 def test_less_than_1_percent_is_where_examples_share_rows(released, prefix):
     task, index = released(prefix, "train")
     packing = task.packing(512)
-    plan = packed_plan(Split(ListSource([]), index), packing, 8, seed=0)
+    plan = packed_plan([Split(ListSource([]), index)], packing, 8, seed=0)
     assert plan.padding < 0.01
     assert plan.rows * 512 >= index.lengths["text"].sum()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import itertools
 
@@ -98,6 +99,59 @@ def test_a_batch_depends_on_its_number_alone():
         [[5, 3, 7], [6, 2, 3]],
         [[1, 7, 3], [8, 4, 0, 9, 5, 6]],
     ]
+
+
+@pytest.mark.parametrize("weights", [(1.0, 1.0), (3.0, 1.0), (0.2, 1.0)])
+def test_a_mixture_of_packed_rows_keeps_its_weights_in_every_round(weights):
+    lengths = [LENGTHS[:700], LENGTHS[700:]]
+    plan = PackedPlan(lengths, (128,), 1, seed=2, weights=weights)
+    drawn = np.zeros((2, 700), np.int64)
+    rounds, both = 6, 0
+    for number in range(rounds):
+        whole = dataclasses.replace(plan, batch_size=plan.rows).batch(number).members()
+        assert max(sum(lengths[s][i, 0] for s, i, _ in row) for row in whole) <= 128
+        found = [member for row in whole for member in row]
+        counts = np.bincount([s for s, _, _ in found])
+        assert counts[0] == round(counts[1] * weights[0] / weights[1])
+        assert len(found) == pytest.approx(plan.examples_per_batch * plan.rows)
+        both += sum(len({s for s, _, _ in row}) == 2 for row in whole)
+        times = collections.defaultdict(set)
+        for s, i, passed in found:
+            times[s, i].add(passed)
+        for example, passed in times.items():
+            # How often it was there before, so that its random draws are others each time.
+            assert passed == set(range(drawn[example], drawn[example] + len(passed)))
+            drawn[example] += len(passed)
+        assert drawn.sum() == (number + 1) * len(found)
+    assert both > rounds
+    for s, of in enumerate(lengths):
+        seen = drawn[s, : len(of)]
+        assert seen.min() >= rounds
+        for length in np.unique(of):  # of equal examples none is preferred
+            assert np.ptp(seen[of[:, 0] == length]) <= 1
+
+
+def test_a_batch_of_a_mixture_depends_on_its_number_alone():
+    def made(k):
+        lengths = [LENGTHS[:300], LENGTHS[300:]]
+        return PackedPlan(lengths, (128,), 6, seed=2, weights=[2, 1]).batch(k).members()
+
+    forward = [made(k) for k in range(8)]
+    for k in reversed(range(8)):
+        assert made(k) == forward[k]
+    one = np.array([1, 2, 3, 4] * 3)[:, None]
+    plan = PackedPlan([one, one[:3]], (10,), 2, seed=7, weights=[1, 1])
+    found = [[[(s, i) for s, i, _ in row] for row in plan.batch(k).members()] for k in (0, 10**9)]
+    assert found == [
+        [[(1, 1), (0, 3), (0, 7)], [(1, 0), (0, 4), (1, 0), (1, 0)]],
+        [[(1, 1), (0, 9), (1, 2), (0, 2)], [(0, 6), (0, 10), (0, 3)]],
+    ]
+
+
+@pytest.mark.parametrize("weights", [[1.0], [1.0, 0.0], [1.0, -1.0], [1.0, 1e-6]])
+def test_weights_that_make_no_mixture_are_refused(weights):
+    with pytest.raises(ValueError, match="weight"):
+        PackedPlan([LENGTHS, LENGTHS], (128,), 2, seed=0, weights=weights)
 
 
 def test_seeking_costs_the_same_wherever_it_goes(monkeypatch):

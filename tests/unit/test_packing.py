@@ -84,8 +84,8 @@ ROW = 32
 def batches(rows=None, row_length=ROW, batch_size=None):
     """Host batches and their plan; one has an epoch unless `batch_size` says otherwise."""
     packing = Talks().packing(row_length)
-    whole = packed_plan(Split(SOURCE, INDEX), packing, 1, seed=0)
-    plan = packed_plan(Split(SOURCE, INDEX), packing, batch_size or whole.rows, seed=0)
+    whole = packed_plan([Split(SOURCE, INDEX)], packing, 1, seed=0)
+    plan = packed_plan([Split(SOURCE, INDEX)], packing, batch_size or whole.rows, seed=0)
     rows = np.arange(plan.batch_size) if rows is None else rows
     given = {"seed": 5, "fields": None, "cached_examples": 100, "packing": packing}
     return HostBatches(Talks(), [SOURCE], [INDEX], plan, rows, **given), plan

@@ -310,6 +310,41 @@ def test_the_best_is_the_first_of_the_best_values(tmp_path, higher_is_better, de
     assert best in lab.best
 
 
+def judged_thrice(lab: Lab, **changes: Any) -> LoopState:
+    """A run whose states have values for "value", and for two tasks of their own."""
+
+    def evaluate(state: TrainState) -> dict[str, float]:
+        value = lab._evaluate(state)["value"]
+        return {"value": value, "a": -value, "b": abs(value - 4)}
+
+    return lab.run(evaluate=evaluate, own_metrics={"a": True, "b": False}, **changes)
+
+
+def test_the_best_of_every_task_is_kept_beside_the_best_of_all(tmp_path):
+    dev = [0, 3, 5, 1, 4, 2, 4]
+    lab = Lab(tmp_path, schedule(eval_every=1), dev)
+    loop = judged_thrice(lab)
+    assert (loop.best_step, loop.best_value) == (2, 5)
+    assert {n: tuple(kept) for n, kept in loop.own_best.items()} == {"a": (3, -1), "b": (4, 0)}
+    assert loop.evaluations_without_best == 4
+    assert {2, 3, 4} <= set(lab.best)
+
+    for kill_at in range(1, len(lab.events), 2):
+        killed = Lab(tmp_path / str(kill_at), schedule(eval_every=1), dev)
+        with contextlib.suppress(Killed):
+            judged_thrice(killed, kill_at=kill_at)
+        for _, host in killed.checkpoints.values():
+            assert LoopState(**json.loads(host)).best_steps <= set(killed.best)
+        assert killed.outcome(judged_thrice(killed)) == lab.outcome(loop)
+
+
+def test_a_task_s_figure_that_is_no_number_ends_the_run(tmp_path):
+    lab = Lab(tmp_path, schedule())
+    evaluate = {"evaluate": lambda state: {"value": 1.0, "a": float("nan")}}
+    with pytest.raises(UserError, match="a on dev is not a number at step 3"):
+        lab.run(own_metrics={"a": True}, **evaluate)
+
+
 def test_patience_ends_the_run_after_that_many_evaluations_without_a_new_best(tmp_path):
     lab = Lab(tmp_path, schedule(total=20, eval_every=2, patience=2), [0, 0, 5, 0, 4, 0, 3, 0, 9])
     loop = lab.run()
