@@ -5,6 +5,8 @@
     configs/respond.py:weights=FOLDER                       from GPT-2's or CDial-GPT's weights
     configs/respond.py:images=resnet-18,image_weights=DIR   with the photos where they occurred
     configs/respond.py:packed=512,...                       several examples share a row
+    configs/respond.py:slots,dataset=photo_sessions,images=resnet-18
+                                                            does the photo decide what is said?
     configs/respond.py:demo                                 a small one on generated dialogues
     configs/respond.py:model=transresnet,dataset=jddc_pairs ranks people's responses; images=... too
     configs/respond.py:model=knn,encoder=FOLDER,ranker=run://DIR,dataset=jddc_pairs
@@ -71,8 +73,8 @@ def get_config(variant: str = "") -> ConfigDict:
       variant: `model`: one of MODELS; `size`: one of SIZES; `weights`, `image_weights`: folders or
         hub ids to start from, of the size's network; `images`: network of the photos; `encoder`,
         `ranker`: of model=knn, see `KnnOptions`; `dataset`: a builder; `role`: who answers;
-        `packed`: tokens of rows that examples share; `init_from`: a run; `demo`: a small model for
-        generated dialogues.
+        `packed`: tokens of rows that examples share; `slots`: also judged by what of photos answers
+        name; `init_from`: a run; `demo`: a small model for generated dialogues.
     """
     arg = parse_variant(
         variant,
@@ -86,6 +88,7 @@ def get_config(variant: str = "") -> ConfigDict:
         dataset="",
         role="",
         packed=0,
+        slots=False,
         init_from="",
         demo=False,
     )
@@ -105,6 +108,7 @@ def _gpt(arg: SimpleNamespace) -> ConfigDict:
         target_max_length=32 if arg.demo else 64,
         decoding=DecodingOptions(max_new_tokens=32 if arg.demo else 64),
         image=ImageOptions(size=size, fit="crop"),
+        slots=arg.slots,
     )
     return new_config(
         label=f"GPT ({arg.size}{'' if arg.weights else ', from scratch'}{seen})",
@@ -117,6 +121,7 @@ def _gpt(arg: SimpleNamespace) -> ConfigDict:
             weights=arg.weights or None,
             image=arg.images or None,
             image_weights=arg.image_weights or None,
+            batch_norm=batch_norm(arg),
             vocab_size=2000 if arg.demo else 8000,
             remat="full" if arg.size in ("large", "xl") else "none",
         ),
@@ -194,6 +199,13 @@ def _ranking(arg: SimpleNamespace) -> RankingOptions:
         images=bool(arg.images),
         image=ImageOptions(size=64 if arg.demo else 224, fit="crop"),
     )
+
+
+def batch_norm(arg: SimpleNamespace) -> str:
+    """Of a GPT's image tower: what comes with weights is kept, and from scratch there is nothing
+    to keep."""
+    from_scratch = arg.images and not (arg.image_weights or arg.init_from)
+    return "global" if from_scratch else "frozen"
 
 
 def training(arg: SimpleNamespace, rate: float, *, epochs: float, tokens: int) -> dict:

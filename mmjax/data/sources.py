@@ -38,6 +38,7 @@ DATASETS = {
     "photochat": "tfds_builders.photochat.photochat_dataset_builder",
     "dialogue_folder": "tfds_builders.dialogue_folder.dialogue_folder_dataset_builder",
     "photo_folder": "tfds_builders.photo_folder.photo_folder_dataset_builder",
+    "photo_sessions": "tfds_builders.photo_sessions.photo_sessions_dataset_builder",
     "coco_captions": "tfds_builders.coco_captions.coco_captions_dataset_builder",
     "jddc21": "tfds_builders.jddc21.jddc21_dataset_builder",
     "jddc_pairs": "tfds_builders.jddc_pairs.jddc_pairs_dataset_builder",

@@ -20,7 +20,7 @@ from mmjax.data.examples import Example
 from mmjax.data.featurize import Lazy, Ragged, buckets_up_to
 from mmjax.data.images import BadImageError, PhotoReader
 from mmjax.data.packing import Packing
-from mmjax.data.schema import Dialogue, Photo
+from mmjax.data.schema import Dialogue, Photo, Turn
 from mmjax.data.sources import Source
 from mmjax.data.splits import Split
 from mmjax.decoding.generate import generate
@@ -222,7 +222,13 @@ class GenerationTask(Task):
             decode=self.decode,
             references=self.references,
             in_training_at_most=self.options.written_in_training,
+            read=self.read if self.options.slots else None,
+            sees=self.photos,
         )
+
+    def read(self, dialogue: Dialogue, sub: int) -> tuple[Turn, ...]:
+        """The turns that an example asks with, as the dialogue has them."""
+        return dialogue.turns[: self.goal.read(sub)]
 
     def decode(self, ids: np.ndarray) -> str:
         """The text of ids up to their end."""

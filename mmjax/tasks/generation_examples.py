@@ -43,6 +43,8 @@ class GenerationOptions:
       decoding: how text is written.
       written_in_training: how many examples of dev, spread over it, are written to when a run in
         training is judged; None: all. The perplexity is always that of all.
+      slots: answers are also judged by which thing they name, of those that photos show, and by
+        whether the right one is less likely beside another photo (`mmjax.evaluators_slots`).
     """
 
     max_length: int = limited(256, low=8)
@@ -51,6 +53,7 @@ class GenerationOptions:
     image: ImageOptions = ImageOptions()  # noqa: RUF009 - it is frozen
     decoding: DecodingOptions = judging(DecodingOptions())  # noqa: RUF009 - it is frozen
     written_in_training: int | None = operational(200, low=1)
+    slots: bool = judging(False)
 
     @property
     def prompt_max_length(self) -> int:
