@@ -36,6 +36,7 @@ INPUTS = {
     "earlier": "what each speaker says before the last message",
     "later": "what each speaker says after the first message",
     "speakers": "who says what",
+    "knowledge": "what is known of the products",
 }
 
 # Minimal pairs: the same words, and another kind of thing in the photo.
@@ -302,6 +303,11 @@ def _with_texts(dialogue: Dialogue, texts: Sequence[str], owners: Sequence[str])
     return _said(dialogue, said)
 
 
+def _unknown(dialogue: Dialogue) -> Dialogue:
+    products = tuple(replace(product, attributes=()) for product in dialogue.products)
+    return replace(dialogue, products=products)
+
+
 def _names_masked(source: Source) -> Change:
     return functools.partial(_with_masks, names=find_names(source))
 
@@ -393,5 +399,8 @@ PERTURBATIONS = {
         "speakers",
         "each message is the other speaker's; who shares stays",
         _each(_speakers_swapped),
+    ),
+    "knowledge_dropped": Perturbation(
+        "knowledge", "nothing is known of the products", _each(_unknown)
     ),
 }

@@ -44,6 +44,7 @@ DATASETS = {
     "jddc_pairs": "tfds_builders.jddc_pairs.jddc_pairs_dataset_builder",
     "jddc_sessions": "tfds_builders.jddc_sessions.jddc_sessions_dataset_builder",
     "utterance_rewrite": "tfds_builders.utterance_rewrite.utterance_rewrite_dataset_builder",
+    "known_products": "tfds_builders.known_products.known_products_dataset_builder",
     "lccc": "tfds_builders.lccc.lccc_dataset_builder",
 }
 

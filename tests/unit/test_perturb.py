@@ -13,6 +13,7 @@ import pytest
 
 from mmjax.config import DataOptions
 from mmjax.data import splits
+from mmjax.data.annotations import Product
 from mmjax.data.names import NEUTRAL, find_names
 from mmjax.data.perturb import BLANK, INPUTS, PERTURBATIONS, differs, exchange, perturbed
 from mmjax.data.photos import BytesPhoto
@@ -39,7 +40,8 @@ A = talk(
     *((0, "six", DOG), (1, "seven"), (0, "eight"), (1, "nine"), (1, "", CAT), (0, "ten")),
 )
 B = talk("b", (1, "hello"), (1, "friend"), (0, "hm"), (1, "", BOAT))
-C = talk("c", (0, "alone"))
+PHONE = Product("p1", "phone", (("colour", "black"),))
+C = replace(talk("c", (0, "alone")), products=(PHONE,))
 SOURCE = ListSource([A, B, C])
 
 
@@ -124,6 +126,10 @@ def test_shuffled_labels_are_those_of_another_photo():
         assert after.labels != before.labels
         assert tuple(box.label for box in after.boxes) == after.labels
     assert {p.labels for p in found} == {p.labels for p in photos(SOURCE)}
+
+
+def test_of_dropped_knowledge_the_products_stay():
+    assert changed("knowledge_dropped") == [A, B, replace(C, products=(Product("p1", "phone"),))]
 
 
 def test_a_photo_that_is_shared_twice_gets_the_same_of_another_one_twice():
