@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from mmjax.data.perturb import OTHER_LABELS, perturbed
 from mmjax.data.schema import SPLITS, Dialogue
 from mmjax.data.sources import open_dataset
 from mmjax.errors import UserError
@@ -131,14 +132,18 @@ def test_the_dataset_is_another_one_when_a_photo_is(tmp_path):
     assert Builder.find("", folder).digest != before.digest
 
 
-def test_it_is_prepared_with_its_photos(tmp_path):
+def test_it_is_prepared_with_its_photos_and_twins_are_those_whose_photos_are_exchanged(tmp_path):
     folder = folder_of(tmp_path / "photos")
     source = open_dataset(
         "photo_sessions", "dev", data_dir=tmp_path / "data", manual_dir=folder, photos=True
     )
-    for dialogue in source:
+    told, exchanged = list(source), list(perturbed(source, OTHER_LABELS))
+    assert told
+    for dialogue, other in zip(told, exchanged, strict=True):
         photo = shown(dialogue)
         assert photo.file.read() == (folder / photo.id).read_bytes()
+        (twin,) = (d for d in told if d.id != dialogue.id and words(d) == words(dialogue))
+        assert shown(other).file.read() == (folder / shown(twin).id).read_bytes()
 
 
 def test_real_photos_are_all_told_of_but_who_has_no_partner(shared_data):
