@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import collections
+import hashlib
 import io
+import json
 import re
 from pathlib import Path
 
@@ -18,7 +20,7 @@ from mmjax.errors import UserError
 from mmjax.metrics.slots import Fillers
 from tfds_builders.checks import BadRecordError
 from tfds_builders.photo_sessions.photo_sessions_dataset_builder import Builder
-from tfds_builders.photo_sessions.sessions import TELLINGS, sessions
+from tfds_builders.photo_sessions.sessions import FORMAT, TELLINGS, sessions
 
 KINDS = {f"{kind}/{k}.png": kind for kind in ("hat", "shoe", "rain_coat") for k in range(20)}
 
@@ -77,10 +79,21 @@ def test_the_last_turn_alone_names_what_is_shown_and_is_asked_for(tmp_path):
 
 
 def test_words_do_not_depend_on_the_kind():
-    kinds = {f"p{k}": "ab"[k % 2] for k in range(50)}
-    other = {name: {"a": "b", "b": "a"}[kind] for name, kind in kinds.items()}
+    kinds = {f"p{k}": ("hat", "shoe")[k % 2] for k in range(50)}
+    other = {name: {"hat": "shoe", "shoe": "hat"}[kind] for name, kind in kinds.items()}
     for split in SPLITS:
         assert [*map(words, sessions(split, kinds))] == [*map(words, sessions(split, other))]
+
+
+def test_the_words_are_frozen_until_the_format_is_raised():
+    kinds = {f"p{k}": ("hat", "shoe", "coat")[k % 3] for k in range(30)}
+    said = [
+        [split, d.id, [[turn.text, [p.id for p in turn.photos]] for turn in d.turns]]
+        for split in ("train", "dev")
+        for d in sessions(split, kinds)
+    ]
+    digest = hashlib.sha256(json.dumps(said).encode()).hexdigest()
+    assert (FORMAT, digest[:16]) == (1, "b1fb9a7dcae82bc9")
 
 
 def test_a_photo_is_in_one_split_and_in_train_it_is_told_of_several_times(tmp_path):

@@ -52,8 +52,9 @@ def session(name: str, photo: str, kind: str, words: str) -> Dialogue:
     shown, turns = Photo(photo, (kind,)), []
     if rng.random() < 0.4:
         turns += [Turn(speaker, text) for speaker, text in enumerate(_pick(rng, say["greeting"]))]
-    remarks = rng.sample(say["remark"], _pick(rng, [0, 0, 1, 1, 2]))
-    turns += [Turn(0, _filled(rng, text)) for text in remarks]
+    for chance in (0.6, 0.3):
+        if rng.random() < chance:
+            turns.append(Turn(0, _filled(rng, _pick(rng, say["remark"]))))
     topic = _pick(rng, say["topics"])
     question, answer = _pick(rng, topic["questions"]), _pick(rng, topic["answers"])
     if rng.random() < 0.5:
