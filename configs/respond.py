@@ -4,7 +4,10 @@
     configs/respond.py:dataset=jddc_pairs,size=tiny         smaller, or larger: one of SIZES
     configs/respond.py:weights=FOLDER                       from GPT-2's or CDial-GPT's weights
     configs/respond.py:images=resnet-18,image_weights=DIR   with the photos where they occurred
+    configs/respond.py:knowledge,...                        with what is known of the products
     configs/respond.py:packed=512,...                       several examples share a row
+    configs/respond.py:slots,dataset=photo_sessions,images=resnet-18
+                                                            does the photo decide what is said?
     configs/respond.py:demo                                 a small one on generated dialogues
     configs/respond.py:model=transresnet,dataset=jddc_pairs ranks people's responses; images=... too
     configs/respond.py:model=knn,encoder=FOLDER,ranker=run://DIR,dataset=jddc_pairs
@@ -36,6 +39,7 @@ from mmjax.config import (
 )
 from mmjax.data.images import ImageOptions
 from mmjax.decoding.options import DecodingOptions
+from mmjax.errors import UserError
 from mmjax.optim.build import OptimOptions
 from mmjax.tasks.generation_model import ModelOptions
 from mmjax.tasks.response import ResponseOptions
@@ -71,8 +75,9 @@ def get_config(variant: str = "") -> ConfigDict:
       variant: `model`: one of MODELS; `size`: one of SIZES; `weights`, `image_weights`: folders or
         hub ids to start from, of the size's network; `images`: network of the photos; `encoder`,
         `ranker`: of model=knn, see `KnnOptions`; `dataset`: a builder; `role`: who answers;
-        `packed`: tokens of rows that examples share; `init_from`: a run; `demo`: a small model for
-        generated dialogues.
+        `packed`: tokens of rows that examples share; `slots`: also judged by what of photos answers
+        name; `knowledge`: the products' attributes are read too; `init_from`: a run; `demo`: a
+        small model for generated dialogues.
     """
     arg = parse_variant(
         variant,
@@ -86,11 +91,17 @@ def get_config(variant: str = "") -> ConfigDict:
         dataset="",
         role="",
         packed=0,
+        slots=False,
+        knowledge=False,
         init_from="",
         demo=False,
     )
     arg.size = arg.size or ("tiny" if arg.demo else "base")
     check_choices(arg, model=MODELS, size=SIZES)
+    if arg.model != "gpt" and (arg.slots or arg.knowledge):
+        raise UserError(
+            f"configs/respond.py: slots and knowledge are for model=gpt, and not for {arg.model}."
+        )
     arg.dataset = arg.dataset or ("photochat/demo" if arg.demo else "jddc21")
     return {"gpt": _gpt, "transresnet": _transresnet, "knn": _knn}[arg.model](arg)
 
@@ -101,10 +112,12 @@ def _gpt(arg: SimpleNamespace) -> ConfigDict:
     size = 64 if arg.demo else 224
     task = ResponseOptions(
         role=arg.role or None,
-        max_length=96 if arg.demo else 256,
+        max_length=(192 if arg.knowledge else 96) if arg.demo else 256,
         target_max_length=32 if arg.demo else 64,
         decoding=DecodingOptions(max_new_tokens=32 if arg.demo else 64),
         image=ImageOptions(size=size, fit="crop"),
+        slots=arg.slots,
+        knowledge=arg.knowledge,
     )
     return new_config(
         label=f"GPT ({arg.size}{'' if arg.weights else ', from scratch'}{seen})",
@@ -117,6 +130,7 @@ def _gpt(arg: SimpleNamespace) -> ConfigDict:
             weights=arg.weights or None,
             image=arg.images or None,
             image_weights=arg.image_weights or None,
+            batch_norm=batch_norm(arg),
             vocab_size=2000 if arg.demo else 8000,
             remat="full" if arg.size in ("large", "xl") else "none",
         ),
@@ -194,6 +208,13 @@ def _ranking(arg: SimpleNamespace) -> RankingOptions:
         images=bool(arg.images),
         image=ImageOptions(size=64 if arg.demo else 224, fit="crop"),
     )
+
+
+def batch_norm(arg: SimpleNamespace) -> str:
+    """Of a GPT's image tower: what comes with weights is kept, and from scratch there is nothing
+    to keep."""
+    from_scratch = arg.images and not (arg.image_weights or arg.init_from)
+    return "global" if from_scratch else "frozen"
 
 
 def training(arg: SimpleNamespace, rate: float, *, epochs: float, tokens: int) -> dict:

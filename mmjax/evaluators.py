@@ -31,6 +31,8 @@ from mmjax.parallel.scores import DOT_PRODUCT, Score
 from mmjax.parallel.topk import BLOCK
 
 # (name of a predictor, numbers of the examples) -> its outputs, arrays [N, ...] in that order.
+# "NAME@PERTURBATION": its outputs for the same examples where what is seen in the photos is
+# perturbed (`mmjax.data.perturb`; one that has `photos`).
 Predict = Callable[[str, np.ndarray], Any]
 
 

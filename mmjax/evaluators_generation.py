@@ -9,9 +9,11 @@ import numpy as np
 from jaxtyping import Float
 
 from mmjax.data.index import ExampleIndex
-from mmjax.data.schema import Dialogue
+from mmjax.data.perturb import OTHER_LABELS
+from mmjax.data.schema import Dialogue, Turn
 from mmjax.data.sources import Source
 from mmjax.evaluators import Evaluation, Evaluator, Predict
+from mmjax.evaluators_slots import SLOT_FIGURES, find_slots, with_slots
 from mmjax.metrics.bootstrap import Sums
 from mmjax.metrics.generation import GenerationMetric, answers
 
@@ -22,6 +24,7 @@ class GenerationEvaluator(Evaluator):
     "log_p", [N, 2]: the log-probability of each, and its number of tokens.
 
     The perplexity is exp(-sum of log-probabilities / tokens) over all examples, ends included.
+    What is judged of slots: see `mmjax.evaluators_slots`.
 
     Attributes:
       decode: ids [T] -> text.
@@ -29,6 +32,8 @@ class GenerationEvaluator(Evaluator):
       source: the records of the split that is judged.
       at_most: how many examples are written to, spread over the split; None: all.
       in_training_at_most: the same while a run is in training.
+      read: (dialogue, sub) -> the turns that are read, to judge slots too; None: they are not.
+      sees: whether the photos are seen.
     """
 
     decode: Callable[[np.ndarray], str]
@@ -36,10 +41,13 @@ class GenerationEvaluator(Evaluator):
     source: Source | None = None
     at_most: int | None = None
     in_training_at_most: int | None = None
+    read: Callable[[Dialogue, int], Sequence[Turn]] | None = None
+    sees: bool = False
 
     @property
     def metric_names(self) -> Sequence[str]:
-        return (*GenerationMetric().names, "perplexity")
+        slots = SLOT_FIGURES if self.read is not None else ()
+        return (*GenerationMetric().names, "perplexity", *slots)
 
     def reading(self, source: Source) -> GenerationEvaluator:
         return dataclasses.replace(self, source=source)
@@ -55,7 +63,13 @@ class GenerationEvaluator(Evaluator):
         record, sub = index.record[some], index.sub[some]
         texts = [self.decode(ids) for ids in predict("written", some)]
         judged = judged_texts(texts, self._references(record, sub), record, sub)
-        likely = Sums(predict("log_p", everything).astype(np.float64), perplexity)
+        log_p = predict("log_p", everything).astype(np.float64)
+        likely = Sums(log_p, perplexity)
+        if self.read is not None:
+            exchanged = predict(f"log_p@{OTHER_LABELS}", some) if self.sees else log_p[some]
+            lower = exchanged[:, 0] < log_p[some, 0]
+            asked = find_slots(self.source, record, sub, self.read, self.references)
+            judged = with_slots(judged, asked, texts, lower)
         more = {"perplexity": likely} if len(some) == len(everything) else {}
         return dataclasses.replace(
             judged,

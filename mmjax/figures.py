@@ -66,7 +66,19 @@ def _bleu(rows: Mapping[str, Sequence[Any]]) -> Parts:
 _WRITTEN = {"BLEU": "bleu", "RG-L": "rougeL", "Dt-1": "distinct1", "Dt-2": "distinct2"}
 _WRITTEN_EXAMPLE = {"bleu": list, "dialogue": int}
 
-# Tasks with the same figures stand in the same tables.
+
+def _slot_accuracy(rows: Mapping[str, Sequence[Any]]) -> Parts:
+    right = np.asarray(rows["slot_accuracy"])
+    weights = (right >= 0).astype(np.float64)
+    return 100.0 * (right > 0), weights, np.asarray(rows["dialogue"])
+
+
+def _exact(rows: Mapping[str, Sequence[Any]]) -> Parts:
+    return 100.0 * np.asarray(rows["exact"]), None, np.asarray(rows["dialogue"])
+
+
+# Tasks with the same figures stand in the same tables. Those that are no task's are of tables that
+# name them.
 FIGURES: dict[str, Figures] = {
     "retrieval": _RECALLS,
     "rerank": _RECALLS,
@@ -88,6 +100,27 @@ FIGURES: dict[str, Figures] = {
         chief="BLEU",
         per_example=_WRITTEN_EXAMPLE,
         parts=_bleu,
+        decimals=2,
+    ),
+    "response_slots": Figures(
+        columns={
+            "slot accuracy": "slot_accuracy",
+            "another photo lowers": "swap_lowers",
+            "BLEU": "bleu",
+            "perplexity": "perplexity",
+        },
+        chief="slot accuracy",
+        per_example={"slot_accuracy": int, "dialogue": int},
+        parts=_slot_accuracy,
+        bounded=("another photo lowers", "perplexity"),
+        decimals=2,
+    ),
+    "response_exact": Figures(
+        columns={"exact": "exact", "BLEU": "bleu", "perplexity": "perplexity"},
+        chief="exact",
+        per_example={"exact": (int, float), "dialogue": int},
+        parts=_exact,
+        bounded=("perplexity",),
         decimals=2,
     ),
     "rewrite": Figures(

@@ -89,7 +89,7 @@ def make_report(table: PublishedTable, results: Sequence[Result]) -> Report:
     are passed over; runs of this task that never looked at the test split are named in a note,
     since a row cannot be placed without it. Raises UserError where no result belongs to the table.
     """
-    figures, split = FIGURES[table.task], table.split
+    figures, split = FIGURES[table.figures or table.task], table.split
     results = [r for r in results if _belongs(r, table)]
     if not results:
         raise UserError(
@@ -178,7 +178,11 @@ def update_document(path: str, table: str, text: str) -> None:
 
 
 def _belongs(r: Result, table: PublishedTable) -> bool:
-    return FIGURES.get(r.task) is FIGURES[table.task]
+    if FIGURES.get(r.task) is not FIGURES[table.task]:
+        return False
+    # Of figures that not every run of the task has, those that have them.
+    chief = FIGURES[table.figures].chief_metric if table.figures else ""
+    return not chief or any(chief in figures for figures in r.metrics.values())
 
 
 def _check_figures(r: Result, figures: Figures, split: str) -> None:

@@ -17,7 +17,7 @@ from mmjax.data.index import build_index
 from mmjax.data.loader import Loader
 from mmjax.data.packed_plan import PackedPlan
 from mmjax.data.packing import Packing
-from mmjax.data.perturb import BLANK
+from mmjax.data.perturb import BLANK, perturbed
 from mmjax.data.plan import EvalPlan, TrainPlan
 from mmjax.data.schema import Dialogue, Photo, Proposal, Turn
 from mmjax.data.sources import ListSource, Source
@@ -51,6 +51,7 @@ class TaskData:
         self._sources: dict[str, Source] = {}
         # As the dataset has them, without what the task reads beside them.
         self._records: dict[str, Source] = {}
+        self._perturbed: dict[tuple[str, str], Source] = {}
 
     def source(self, name: str) -> Source:
         """The records of a split."""
@@ -106,14 +107,19 @@ class TaskData:
         )
 
     def predict(self, variables: Any, split: Split) -> Predict:
-        """The function (name of a predictor, example numbers) -> outputs, in that order."""
+        """The function (name of a predictor, example numbers) -> outputs, in that order.
+
+        "NAME@PERTURBATION" is what it gives where the photos are perturbed, see `mmjax.evaluators`.
+        """
 
         def predict(name: str, examples: np.ndarray) -> np.ndarray:
+            name, _, change = name.partition("@")
+            shown = self._changed(split, change) if change else split
             features = self._predictors[name].features
             # Examples of one length together need the least padding.
             length = self.length(split, features[0])
             order = examples[np.argsort(length[examples], kind="stable")]
-            loader = self.eval_loader(split, order, features)
+            loader = self.eval_loader(shown, order, features)
             step = self._predict_steps[name]
             outputs = [
                 jax.tree.map(distributed.to_host, step(variables, batch))
@@ -131,6 +137,13 @@ class TaskData:
         if chosen:
             evaluator = dataclasses.replace(evaluator, **chosen)
         return evaluator.evaluate(split.index, self.predict(variables, split))
+
+    def _changed(self, split: Split, change: str) -> Split:
+        """A split under a perturbation of its photos, which leaves its examples what they are."""
+        key = (split.source.fingerprint, change)
+        if key not in self._perturbed:
+            self._perturbed[key] = perturbed(split.source, change)
+        return Split(self._perturbed[key], split.index)
 
     @functools.cached_property
     def _predictors(self) -> Mapping[str, Predictor]:

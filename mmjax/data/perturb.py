@@ -18,6 +18,7 @@ from dataclasses import replace
 import numpy as np
 from PIL import Image
 
+from mmjax.data.couples import couples
 from mmjax.data.names import NEUTRAL, Names, find_names
 from mmjax.data.photos import BytesPhoto
 from mmjax.data.region_set import ArrayRegions
@@ -35,7 +36,11 @@ INPUTS = {
     "earlier": "what each speaker says before the last message",
     "later": "what each speaker says after the first message",
     "speakers": "who says what",
+    "knowledge": "what is known of the products",
 }
+
+# Minimal pairs: the same words, and another kind of thing in the photo.
+OTHER_LABELS = "images_of_other_labels"
 
 Change = Callable[[Dialogue], Dialogue]
 Photos = Mapping[str, Photo]  # by id
@@ -140,9 +145,16 @@ def _blanked(photos: Photos) -> Photos:
 
 
 def _exchanged(photos: Photos) -> Photos:
+    return _given(photos, _others(photos, "file"), _others(photos, "regions"))
+
+
+def _contrasted(photos: Photos) -> Photos:
+    return _given(photos, _of_other_labels(photos, "file"), _of_other_labels(photos, "regions"))
+
+
+def _given(photos: Photos, files: Photos, regions: Photos) -> Photos:
     """Boxes go with their pixels. They say where in these something is; and those of the photo
     itself would tell how many things it shows, and how large, to a control that must not know."""
-    files, regions = _others(photos, "file"), _others(photos, "regions")
     return {
         name: replace(
             photo,
@@ -162,6 +174,25 @@ def _others(photos: Photos, what: str) -> Photos:
     others = exchange([getattr(photos[name], what).digest for name in names], "photos")
     found = {name: photos[names[other]] for name, other in zip(names, others, strict=True)}
     return {**photos, **found}
+
+
+def _of_other_labels(photos: Photos, what: str) -> Photos:
+    """For each photo one with other labels: the two of a couple that of each other, and who is
+    left over that of the first one that there is."""
+    names = sorted(name for name, photo in photos.items() if getattr(photo, what) is not None)
+    if not names:
+        return photos
+    labels = [frozenset(photos[name].labels) for name in names]
+    if len(set(labels)) < 2:
+        raise UserError("there are no two photos with other labels, so none can be exchanged.")
+    found = dict(photos)
+    for one, other in couples(names, labels):
+        found[names[one]], found[names[other]] = photos[names[other]], photos[names[one]]
+    for name, own in zip(names, labels, strict=True):
+        if found[name] is photos[name]:
+            first = next(k for k, theirs in enumerate(labels) if theirs != own)
+            found[name] = photos[names[first]]
+    return found
 
 
 def _as_seen(dialogue: Dialogue, seen: Photos) -> Dialogue:
@@ -272,6 +303,11 @@ def _with_texts(dialogue: Dialogue, texts: Sequence[str], owners: Sequence[str])
     return _said(dialogue, said)
 
 
+def _unknown(dialogue: Dialogue) -> Dialogue:
+    products = tuple(replace(product, attributes=()) for product in dialogue.products)
+    return replace(dialogue, products=products)
+
+
 def _names_masked(source: Source) -> Change:
     return functools.partial(_with_masks, names=find_names(source))
 
@@ -335,6 +371,9 @@ PERTURBATIONS = {
     "images_shuffled": Perturbation(
         "images", "every photo has the pixels of another one", photos=_exchanged
     ),
+    OTHER_LABELS: Perturbation(
+        "images", "every photo has the pixels of one with other labels", photos=_contrasted
+    ),
     "labels_dropped": Perturbation("labels", "no photo has labels", _each(_without_labels)),
     "labels_shuffled": Perturbation(
         "labels", "every photo has the labels of another one", _labels_of_others
@@ -360,5 +399,8 @@ PERTURBATIONS = {
         "speakers",
         "each message is the other speaker's; who shares stays",
         _each(_speakers_swapped),
+    ),
+    "knowledge_dropped": Perturbation(
+        "knowledge", "nothing is known of the products", _each(_unknown)
     ),
 }

@@ -38,11 +38,13 @@ DATASETS = {
     "photochat": "tfds_builders.photochat.photochat_dataset_builder",
     "dialogue_folder": "tfds_builders.dialogue_folder.dialogue_folder_dataset_builder",
     "photo_folder": "tfds_builders.photo_folder.photo_folder_dataset_builder",
+    "photo_sessions": "tfds_builders.photo_sessions.photo_sessions_dataset_builder",
     "coco_captions": "tfds_builders.coco_captions.coco_captions_dataset_builder",
     "jddc21": "tfds_builders.jddc21.jddc21_dataset_builder",
     "jddc_pairs": "tfds_builders.jddc_pairs.jddc_pairs_dataset_builder",
     "jddc_sessions": "tfds_builders.jddc_sessions.jddc_sessions_dataset_builder",
     "utterance_rewrite": "tfds_builders.utterance_rewrite.utterance_rewrite_dataset_builder",
+    "known_products": "tfds_builders.known_products.known_products_dataset_builder",
     "lccc": "tfds_builders.lccc.lccc_dataset_builder",
 }
 

@@ -1,9 +1,9 @@
 """Published tables: their figures, the commands that measure each row, and which run is one of it.
 
-A file holds `{title, task, dataset, split, source, note, variant, rows}`. A row with published
-figures may have `commands`, the arguments of `mmjax.main` in the order in which they are run, and
-`match`, what the config of its last run must say: a value, a list of values of which it is one
-(null: the key may be missing too), or "*": anything but null.
+A file holds `{title, task, dataset, split, source, note, variant, figures, rows}`. A row with
+published figures may have `commands`, the arguments of `mmjax.main` in the order in which they are
+run, and `match`, what the config of its last run must say: a value, a list of values of which it is
+one (null: the key may be missing too), or "*": anything but null.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ class PublishedTable:
       digest that a private corpus has there.
     source, note: where the figures are from; "" for a table of measured rows alone.
     variant: the config that stands for the table as a whole; "" where there is none.
+    figures: what stands in it, of `mmjax.figures.FIGURES`; "": what does of its task.
     """
 
     name: str
@@ -65,6 +66,7 @@ class PublishedTable:
     source: str = ""
     note: str = ""
     variant: str = ""
+    figures: str = ""
 
 
 def table_names() -> list[str]:

@@ -20,8 +20,9 @@ from mmjax.data import tokenizers
 from mmjax.data.examples import Example
 from mmjax.data.featurize import Lazy, Ragged, buckets_up_to
 from mmjax.data.images import BadImageError, PhotoReader
+from mmjax.data.knowledge import check_known, facts
 from mmjax.data.packing import Packing
-from mmjax.data.schema import Dialogue, Photo
+from mmjax.data.schema import Dialogue, Photo, Turn
 from mmjax.data.sources import Source
 from mmjax.data.splits import Split
 from mmjax.decoding.generate import generate
@@ -76,13 +77,20 @@ class GenerationTask(Task):
 
     @property
     def inputs(self) -> frozenset[str]:
-        """Photos alone: with other texts in a dialogue, other texts would be right."""
-        return frozenset({"images"} if self.photos else ())
+        """Not what is said: with other texts in a dialogue, other texts would be right."""
+        read = {"images": self.photos, "knowledge": self.options.knowledge}
+        return frozenset(name for name, is_read in read.items() if is_read)
+
+    def read_with(self, source: Source, split: str) -> Source:
+        if self.options.knowledge:
+            check_known(source)
+        return source
 
     def fit(self, source: Source, folder: epath.PathLike) -> None:
         """The tokenizer."""
         dialogues = (source[i] for i in range(len(source)))
-        self._model.fit_tokenizer((text for d in dialogues for text in _texts(d)), folder)
+        read = _texts_and_facts if self.options.knowledge else _texts
+        self._model.fit_tokenizer((text for d in dialogues for text in read(d)), folder)
         self.load(folder)
 
     def load(self, folder: epath.PathLike) -> None:
@@ -99,6 +107,7 @@ class GenerationTask(Task):
             "tokenizer": self._rows.tokenizer.fingerprint,
             "vectors": self._rows.vectors,
             "max_images": self.options.max_images if self.photos else 0,
+            "knowledge": self.options.knowledge_max_length if self.options.knowledge else 0,
             **{name: getattr(self.options, name) for name in names},
         }
 
@@ -224,7 +233,13 @@ class GenerationTask(Task):
             decode=self.decode,
             references=self.references,
             in_training_at_most=self.options.written_in_training,
+            read=self.read if self.options.slots else None,
+            sees=self.photos,
         )
+
+    def read(self, dialogue: Dialogue, sub: int) -> tuple[Turn, ...]:
+        """The turns that an example asks with, as the dialogue has them."""
+        return dialogue.turns[: self.goal.read(sub)]
 
     def decode(self, ids: np.ndarray) -> str:
         """The text of ids up to their end."""
@@ -239,9 +254,10 @@ class GenerationTask(Task):
         everything = np.arange(len(split.index))
         texts = [self.decode(ids) for ids in predict("written", everything)]
         likely = predict("log_p", everything).tolist()
+        said = told(self.goal, split, texts, knowledge=self.options.knowledge)
         return [
             answer | {"reference_log_p": float(f"{log_p:.6g}"), "reference_tokens": int(tokens)}
-            for answer, (log_p, tokens) in zip(told(self.goal, split, texts), likely, strict=True)
+            for answer, (log_p, tokens) in zip(said, likely, strict=True)
         ]
 
     def page(
@@ -254,6 +270,11 @@ def _texts(dialogue: Dialogue) -> Iterable[str]:
     """All that is read or written in a dialogue."""
     for turn in dialogue.turns:
         yield from (text for text in (turn.text, *turn.references, *(turn.rewrites or ())) if text)
+
+
+def _texts_and_facts(dialogue: Dialogue) -> Iterable[str]:
+    yield from _texts(dialogue)
+    yield from facts(dialogue)
 
 
 def _keys(ids: Int[jax.Array, "B L"], mask: Bool[jax.Array, "B L"]) -> Key[jax.Array, B]:

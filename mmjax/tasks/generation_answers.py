@@ -7,13 +7,17 @@ from typing import Any
 
 from etils import epath
 
+from mmjax.data.knowledge import facts
 from mmjax.data.splits import Split
 from mmjax.observe.answers_page import write_answers_page
 from mmjax.tasks.generation_examples import Goal
 
 
-def told(goal: Goal, split: Split, texts: Sequence[str]) -> list[dict[str, Any]]:
-    """Of every example: "id", the "turns" that are read, "references", and the text as "answer"."""
+def told(
+    goal: Goal, split: Split, texts: Sequence[str], *, knowledge: bool = False
+) -> list[dict[str, Any]]:
+    """Of every example: "id", the "turns" that are read, "references", and the text as "answer";
+    with `knowledge` also "facts", all that are known, whether there was room for them or not."""
     found = []
     index = split.index
     for name, text, record, sub in zip(split.ids(), texts, index.record, index.sub, strict=True):
@@ -24,7 +28,8 @@ def told(goal: Goal, split: Split, texts: Sequence[str]) -> list[dict[str, Any]]
             for turn in dialogue.turns[: goal.read(int(sub))]
         ]
         right = [text.strip() for text in goal.references(dialogue.turns[int(sub)])]
-        found.append({"id": name, "turns": turns, "references": right, "answer": text})
+        known = {"facts": list(facts(dialogue))} if knowledge else {}
+        found.append({"id": name, **known, "turns": turns, "references": right, "answer": text})
     return found
 
 

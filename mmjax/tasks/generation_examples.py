@@ -4,7 +4,13 @@
 
 as CDial-GPT has it (Wang et al. 2020, 4.1): the mark before the text says who says it, or that it
 is a rewrite; beside each token goes its speaker. Photos stand where they occurred, after the text
-of their turn.
+of their turn. What is known of the products, where it is asked for, stands after [begin], as
+nobody's: its tokens have [begin] for a speaker.
+
+What does not fit is dropped in this order: facts beyond `knowledge_max_length` tokens, then the
+oldest tokens of the dialogue. The oldest turns tell least of an answer, and dropped after the facts
+they would push them out of every long dialogue, where an answer is looked up; and the newest turns
+are never crowded out, since the facts may take half of the room at most.
 """
 
 from __future__ import annotations
@@ -20,6 +26,7 @@ from mmjax.config import judging, limited, operational
 from mmjax.data.dialogue_marks import DialogueMarks, dialogue_marks
 from mmjax.data.examples import Example, SkipRecord
 from mmjax.data.images import ImageOptions
+from mmjax.data.knowledge import facts, read_facts
 from mmjax.data.schema import Dialogue, Photo, Turn
 from mmjax.data.tokenizers import Tokenizer
 from mmjax.decoding.options import DecodingOptions
@@ -43,6 +50,10 @@ class GenerationOptions:
       decoding: how text is written.
       written_in_training: how many examples of dev, spread over it, are written to when a run in
         training is judged; None: all. The perplexity is always that of all.
+      slots: answers are also judged by which thing they name, of those that photos show, and by
+        whether the right one is less likely beside another photo (`mmjax.evaluators_slots`).
+      knowledge: what is known of the products is read before the dialogue (`mmjax.data.knowledge`).
+      knowledge_max_length: tokens of it; of what is read, it leaves half to the dialogue.
     """
 
     max_length: int = limited(256, low=8)
@@ -51,6 +62,9 @@ class GenerationOptions:
     image: ImageOptions = ImageOptions()  # noqa: RUF009 - it is frozen
     decoding: DecodingOptions = judging(DecodingOptions())  # noqa: RUF009 - it is frozen
     written_in_training: int | None = operational(200, low=1)
+    slots: bool = judging(False)
+    knowledge: bool = False
+    knowledge_max_length: int = limited(64, low=1)
 
     @property
     def prompt_max_length(self) -> int:
@@ -111,6 +125,12 @@ class GenerationRows:
         self.marks = dialogue_marks(tokenizer)
         # Beside the begin and the mark; with an image also the word that asks.
         self._room = options.prompt_max_length - 2
+        if options.knowledge and 2 * options.knowledge_max_length > self._room:
+            raise UserError(
+                f"config.task.knowledge_max_length={options.knowledge_max_length} takes more than "
+                f"half of the {max(0, self._room)} tokens that are read: lower it, or raise "
+                "config.task.max_length."
+            )
         if self._room < 2 + vectors:
             raise UserError(
                 f"config.task.target_max_length={options.target_max_length} leaves "
@@ -133,9 +153,9 @@ class GenerationRows:
         asked = [t for t in found if any(not x.silent for x in dialogue.turns[: self.goal.read(t)])]
         if not asked:
             raise SkipRecord("nothing is said before")
-        encode = self._encoder(dialogue)
+        encode, known = self._encoder(dialogue), self._known(dialogue)
         for turn in asked:
-            row = self._row(dialogue, turn, encode)
+            row = self._row(dialogue, turn, encode, known)
             lengths = dict.fromkeys(self.token_features, len(row.tokens["text"]))
             lengths["reply_speaker"] = 1
             if self.vectors:
@@ -144,33 +164,42 @@ class GenerationRows:
             yield Example(turn, lengths, {})
 
     def row(self, dialogue: Dialogue, turn: int) -> Row:
-        return self._row(dialogue, turn, self._encoder(dialogue))
+        return self._row(dialogue, turn, self._encoder(dialogue), self._known(dialogue))
 
-    def _row(self, dialogue: Dialogue, turn: int, encode: Callable[[int], np.ndarray]) -> Row:
+    def _row(
+        self, dialogue: Dialogue, turn: int, encode: Callable[[int], np.ndarray], known: np.ndarray
+    ) -> Row:
         said, marks = dialogue.turns[turn], self.marks
-        ids, speakers, image_at, photos = self._read(dialogue, self.goal.read(turn), encode)
+        room = self._room - len(known)
+        ids, speakers, image_at, photos = self._read(dialogue, self.goal.read(turn), encode, room)
         (target,) = (self._ids(text) for text in self.goal.references(said)[:1])
         target = np.append(target, marks.end)[: self.options.target_max_length]
         mark = self.goal.mark(said, marks)
-        length = len(ids) + 2 + len(target)
+        begin = np.full(1 + len(known), marks.begin)
+        length = len(begin) + len(ids) + 1 + len(target)
         values = {
-            "text": [[marks.begin], ids, [mark], target],
-            "speaker": [[marks.begin], speakers, [mark], np.full(len(target), mark)],
+            "text": [[marks.begin], known, ids, [mark], target],
+            "speaker": [begin, speakers, [mark], np.full(len(target), mark)],
             "response": [np.zeros(length - len(target)), np.ones(len(target))],
-            "image_at": [[0], image_at, np.zeros(len(target) + 1)],
+            "image_at": [0 * begin, image_at, np.zeros(len(target) + 1)],
         }
         tokens = {n: np.concatenate(values[n]).astype(np.int32) for n in self.token_features}
         return Row(tokens, photos, mark)
 
+    def _known(self, dialogue: Dialogue) -> np.ndarray:
+        if not self.options.knowledge:
+            return np.zeros(0, np.int32)
+        return read_facts(facts(dialogue), self._ids, self.options.knowledge_max_length)
+
     def _read(
-        self, dialogue: Dialogue, end: int, encode: Callable[[int], np.ndarray]
+        self, dialogue: Dialogue, end: int, encode: Callable[[int], np.ndarray], room: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[Photo, ...]]:
         """Ids, speakers and places of images of the last tokens before turn `end`, as many as there
         is room for, and the photos. An image is there as a whole or not at all."""
         pieces: list[tuple[np.ndarray, ...]] = []
         photos: list[Photo] = []
-        room, turn = self._room, end
-        while room > 0 and turn > 0:
+        left_over, turn = room, end
+        while left_over > 0 and turn > 0:
             turn -= 1
             said = dialogue.turns[turn]
             if not self._says(said):
@@ -185,12 +214,12 @@ class GenerationRows:
             places = np.arange(slots) % max(self.vectors, 1) + 1
             places = np.concatenate([np.zeros(len(words) + 1), places])
             pieces.insert(0, (ids, np.full(len(ids), mark), places))
-            room -= len(ids)
+            left_over -= len(ids)
         if not pieces:
             nothing = np.zeros(0)
             return nothing, nothing, nothing, ()
         ids, speakers, places = (
-            np.concatenate(parts)[-self._room :] for parts in zip(*pieces, strict=True)
+            np.concatenate(parts)[-room:] for parts in zip(*pieces, strict=True)
         )
         whole = np.argmax(places <= 1)  # before it is the rest of an image
         ids, speakers, places = ids[whole:], speakers[whole:], places[whole:]

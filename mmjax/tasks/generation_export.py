@@ -49,6 +49,7 @@ def generation_folders(
             "speakers": list(marks.speakers),
             "rewrite": marks.rewrite,
             "prompt_max_length": options.prompt_max_length,
+            "knowledge_max_length": options.knowledge_max_length if options.knowledge else 0,
             "max_new_tokens": options.decoding.max_new_tokens,
             "silent": np.flatnonzero(~words).tolist(),
         },
@@ -76,13 +77,16 @@ _CARD = f"""\
 Writes what is said next in a dialogue, or what its last message means (`task` of `mmjax` in
 config.json: `response` or `rewrite`). It is fed with
 
-    begin, speaker, tokens of a turn, speaker, tokens of a turn, ..., mark
+    begin, tokens of facts, speaker, tokens of a turn, speaker, tokens of a turn, ..., mark
 
 begin is `bos_token_id`; speaker is `{SPEAKERS[0]}` before the turns of the first speaker (0) and
 `{SPEAKERS[1]}` before those of the others; mark is the speaker who answers, or `{REWRITE}`. Of a
-longer dialogue the last `prompt_max_length - 2` tokens stay between begin and mark. A token's type
-is the speaker of its turn, begin's is begin; that of the mark, and of all that is written, is the
-mark. `silent` tokens are never written.
+longer dialogue the last tokens stay, so that with the facts there are `prompt_max_length - 2`
+between begin and mark. Facts are what is known of the products of the dialogue, "attribute: value
+;" each, of which those are read that fit whole into the `knowledge_max_length` tokens that those
+before leave (0: the model was trained without). A token's type is the speaker of its turn, that of
+begin and of facts is begin; that of the mark, and of all that is written, is the mark. `silent`
+tokens are never written.
 
 ```python
 import torch
@@ -93,16 +97,22 @@ tokenizer = AutoTokenizer.from_pretrained(folder)
 model = AutoModelForCausalLM.from_pretrained(folder).eval()
 own = model.config.mmjax
 answers = 1  # who does, where a response is written
+facts = []  # ("attribute", "value"), where the model was trained with them
 turns = [(0, "..."), (1, "..."), (0, "...")]
 
-ids, types = [], []
+known, ids, types = [], [], []
+for name, value in facts:
+    new = tokenizer(f"{{name.strip()}}: {{value.strip()}} ;", add_special_tokens=False).input_ids
+    known += new if len(known) + len(new) <= own["knowledge_max_length"] else []
 for speaker, text in turns:
     mark = own["speakers"][min(speaker, 1)]
     new = [mark, *tokenizer(text.strip(), add_special_tokens=False).input_ids]
     ids, types = [*ids, *new], [*types, *[mark] * len(new)]
-room, begin = own["prompt_max_length"] - 2, model.config.bos_token_id
+begin = model.config.bos_token_id
+room = own["prompt_max_length"] - 2 - len(known)
 mark = own["rewrite"] if own["task"] == "rewrite" else own["speakers"][min(answers, 1)]
-ids, types = [begin, *ids[-room:], mark], [begin, *types[-room:], mark]
+ids = [begin, *known, *ids[-room:], mark]
+types = [begin, *[begin] * len(known), *types[-room:], mark]
 written = []
 while len(written) < own["max_new_tokens"]:
     given = {{"input_ids": torch.tensor([ids]), "token_type_ids": torch.tensor([types])}}

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from mmjax.data.annotations import Product
 from mmjax.data.schema import Dialogue, Turn
 from mmjax.data.tokenizers import train_character_tokenizer, train_tokenizer
 from mmjax.decoding.options import DecodingOptions
@@ -24,7 +25,8 @@ SAID = (
     Turn(1, "很好 ，要 退货[数字x]吗"),
     Turn(0, "我要退！", rewrites=("我要退货",)),
 )
-TALK = Dialogue("d", SAID)
+THING = Product("p", attributes=(("退", "你吗我要退"), ("货", "好 ")))
+TALK = Dialogue("d", SAID, products=(THING,))
 
 
 @pytest.fixture(autouse=True)
@@ -33,13 +35,14 @@ def tiny(monkeypatch):
     monkeypatch.setitem(presets.CAUSAL_PRESETS, "gpt2-tiny", network)
 
 
-def run_card(folder, turns, answers):
+def run_card(folder, turns, answers, facts=()):
     """What the code in the folder's card writes."""
     (code,) = re.findall(r"```python\n(.*?)```", (folder / "README.md").read_text(), re.DOTALL)
     code, places = re.subn(r'"\."(?=  # this one)', repr(str(folder)), code)
     code, dialogues = re.subn(r"turns = \[.*\]", f"turns = {turns!r}", code)
     code, who = re.subn(r"answers = 1", f"answers = {answers}", code)
-    assert (places, dialogues, who) == (1, 1, 1)
+    code, known = re.subn(r"facts = \[\]", f"facts = {list(facts)!r}", code)
+    assert (places, dialogues, who, known) == (1, 1, 1, 1)
     space = {}
     exec(code, space)
     return space["text"]
@@ -47,8 +50,12 @@ def run_card(folder, turns, answers):
 
 @pytest.mark.parametrize(
     ("make", "options"),
-    [(response_task, ResponseOptions(**SIZES)), (rewrite_task, RewriteOptions(**SIZES))],
-    ids=["response", "rewrite"],
+    [
+        (response_task, ResponseOptions(**SIZES)),
+        (response_task, ResponseOptions(**SIZES, knowledge=True, knowledge_max_length=7)),
+        (rewrite_task, RewriteOptions(**SIZES)),
+    ],
+    ids=["response", "knowledge", "rewrite"],
 )
 def test_the_card_s_code_writes_the_same_texts(make, options, tmp_path):
     train_character_tokenizer([turn.text for turn in SAID], 330, tmp_path / "vocabulary")
@@ -60,7 +67,8 @@ def test_the_card_s_code_writes_the_same_texts(make, options, tmp_path):
     texts = []
     for sub, own in zip(subs, ids, strict=True):
         turns = [(turn.speaker, turn.text) for turn in SAID[: task.goal.read(sub)]]
-        found = run_card(tmp_path / "export" / "decoder", turns, SAID[sub].speaker)
+        facts = TALK.products[0].attributes
+        found = run_card(tmp_path / "export" / "decoder", turns, SAID[sub].speaker, facts)
         texts.append(task.decode(own))
         assert found.strip() == texts[-1]
     assert len(subs) == 2 and all(texts)

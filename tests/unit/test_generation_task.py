@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 
 import jax
 import numpy as np
@@ -12,7 +13,8 @@ from flax import linen as nn
 from PIL import Image
 
 from configs import respond, rewrite
-from mmjax.config import to_dict
+from mmjax.config import DataOptions, EvalOptions, LoaderOptions, MeshOptions, to_dict
+from mmjax.data.annotations import Product
 from mmjax.data.batches import HostBatches
 from mmjax.data.dialogue_marks import dialogue_marks
 from mmjax.data.examples import SkipRecord
@@ -24,6 +26,7 @@ from mmjax.data.photos import BytesPhoto
 from mmjax.data.plan import EvalPlan
 from mmjax.data.schema import Dialogue, Photo, Turn
 from mmjax.data.sources import ListSource
+from mmjax.data.splits import Split
 from mmjax.data.tokenizers import load_tokenizer, train_character_tokenizer
 from mmjax.decoding.options import DecodingOptions
 from mmjax.errors import UserError
@@ -32,8 +35,10 @@ from mmjax.metrics.bootstrap import as_sums
 from mmjax.metrics.generation import GenerationMetric, answers
 from mmjax.models import presets
 from mmjax.models.decoder import Decoder
+from mmjax.parallel.mesh import make_mesh
 from mmjax.results import read_result
 from mmjax.systems import make_system
+from mmjax.task_data import TaskData
 from mmjax.tasks.generation_examples import GenerationRows
 from mmjax.tasks.generation_model import ModelOptions
 from mmjax.tasks.response import ResponseOptions, response_task
@@ -52,10 +57,14 @@ SHOP = Dialogue(
 )
 
 
-def photo(name: str) -> Photo:
+def plain(colour: tuple[int, int, int]) -> bytes:
     data = io.BytesIO()
-    Image.new("RGB", (40, 40), (250, 0, 0)).save(data, "PNG")
-    return Photo(name, file=BytesPhoto(data.getvalue()))
+    Image.new("RGB", (40, 40), colour).save(data, "PNG")
+    return data.getvalue()
+
+
+def photo(name: str) -> Photo:
+    return Photo(name, file=BytesPhoto(plain((250, 0, 0))))
 
 
 SHOWN = Dialogue(
@@ -218,6 +227,58 @@ def test_a_session_of_images_alone_asks_who_sees_and_who_does_not(vocabulary):
         list(blind.examples(silent))
 
 
+# Knowledge
+
+KNOWN = replace(
+    SHOP,
+    products=(
+        Product("p", "货", (("货", "好"), (" 退", "了 "))),
+        Product("q", "", (("你", "我"),)),
+    ),
+)
+ASKS = {"max_length": 60, "knowledge": True, "knowledge_max_length": 20}
+
+
+def test_what_is_known_is_read_before_the_dialogue_as_nobody_s(vocabulary):
+    text, learned, speakers = row(vocabulary, task_of(vocabulary, **ASKS), KNOWN, 1)
+    assert text == "<货: 好 ;退: 了 ;你: 我 ;A你好B好>"
+    assert speakers == "<" * 19 + "AAABBB" and learned == "0" * 23 + "11"
+    assert row(vocabulary, task_of(vocabulary), KNOWN, 1) == row(
+        vocabulary, task_of(vocabulary), SHOP, 1
+    )
+
+
+def test_a_fact_is_read_whole_or_not_at_all_and_the_oldest_turns_make_room(vocabulary):
+    long = Product("p", "", (("货", "好"), ("退", "了" * 10_000), ("你", "我"), ("要", "的")))
+    known = replace(SHOP, products=(long,))
+    sizes = {"max_length": 36, "knowledge": True, "knowledge_max_length": 13}
+    text, _, _ = row(vocabulary, task_of(vocabulary, **sizes), known, 3)
+    assert text == "<货: 好 ;你: 我 ;A你好B好A我要退货B退了>"
+    text, _, _ = row(vocabulary, task_of(vocabulary, **{**sizes, "max_length": 34}), known, 3)
+    assert text == "<货: 好 ;你: 我 ;好B好A我要退货B退了>"
+    with pytest.raises(UserError, match=r"knowledge_max_length=13 takes more than half of the 22"):
+        task_of(vocabulary, **{**sizes, "max_length": 32})
+
+
+def test_of_what_nothing_is_known_nothing_is_read_and_data_of_nothing_are_refused(vocabulary):
+    task = task_of(vocabulary, **ASKS)
+    unknown = replace(SHOP, products=(Product("not there"),))
+    for dialogue in (SHOP, unknown):
+        assert row(vocabulary, task, dialogue, 3) == row(vocabulary, task_of(vocabulary), SHOP, 3)
+    with pytest.raises(UserError, match=r"nothing is known of the products of any dialogue of li"):
+        task.read_with(ListSource([SHOP, unknown]), "train")
+    assert len(task.read_with(ListSource([SHOP, KNOWN]), "train")) == 2
+    assert task.inputs == {"knowledge"}
+
+
+def test_knowledge_is_for_who_writes():
+    assert respond.get_config("knowledge").task.knowledge
+    assert respond.get_config("demo,knowledge").task.knowledge_max_length == 64
+    for key in ("knowledge", "slots"):
+        with pytest.raises(UserError, match="model=gpt, and not for knn"):
+            respond.get_config(f"model=knn,{key}")
+
+
 # Mistakes
 
 
@@ -371,8 +432,11 @@ def test_the_evaluator_s_figures_are_the_metric_s_of_the_texts(vocabulary):
 
 def test_packed_examples_are_learned_as_alone_with_their_images(vocabulary):
     seen = {"image": "resnet-tiny", "copies": True}
-    task = task_of(vocabulary, model=seen, image=ImageOptions(size=32), max_length=16)
+    known = {"knowledge": True, "knowledge_max_length": 3}
+    task = task_of(vocabulary, model=seen, image=ImageOptions(size=32), max_length=16, **known)
     others = Dialogue("o", (Turn(0, "货", (photo("r"),)), Turn(1, "你好")))
+    others = replace(others, products=(Product("p", attributes=(("", ""),)),))
+    assert told(vocabulary, task.featurize(others, 1, None)["text"]) == "<: ;A货<B你好>"
     batch = batch_of(task, [SHOWN, others, SHOP])
     module, packing = task.module(), task.packing(40)
     variables = nn.unbox(jax.jit(lambda b: module.init(jax.random.key(0), b, train=False))(batch))
@@ -393,6 +457,35 @@ def test_packed_examples_are_learned_as_alone_with_their_images(vocabulary):
         return response_loss(module.apply(variables, batch, train=False), batch)
 
     np.testing.assert_allclose(loss(packed), loss(batch), rtol=1e-4)
+
+
+def test_the_photos_of_others_can_be_asked_about_too(vocabulary):
+    """The predictor "log_p@..." is the one that would be asked of a source with other pixels."""
+    task = task_of(vocabulary, model={"image": "resnet-tiny"}, image=ImageOptions(size=32))
+    red, blue = (
+        Photo(name, (name,), file=BytesPhoto(plain(colour)))
+        for name, colour in (("red", (250, 0, 0)), ("blue", (0, 0, 250)))
+    )
+
+    def source(*files):
+        shown = (replace(p, file=file) for p, file in zip((red, blue), files, strict=True))
+        return ListSource([Dialogue(p.id, (Turn(0, "你", (p,)), Turn(1, "好"))) for p in shown])
+
+    own, other = source(red.file, blue.file), source(blue.file, red.file)
+    options = {"data": DataOptions(), "eval": EvalOptions(batch_size=2), "loader": LoaderOptions()}
+    mesh = make_mesh(MeshOptions())
+    with jax.set_mesh(mesh):
+        data = TaskData(task, options, mesh, 0)
+        split = Split(own, build_index(task, own))
+        batch, module = batch_of(task, own), task.module()
+        variables = jax.jit(lambda b: module.init(jax.random.key(0), b, train=False))(batch)
+        variables = jax.tree.map(lambda x: 5 * x, nn.unbox(variables))
+        predict, everything = data.predict(variables, split), np.arange(2)
+        plainly = predict("log_p", everything)
+        exchanged = predict("log_p@images_of_other_labels", everything)
+        want = data.predict(variables, Split(other, split.index))("log_p", everything)
+    np.testing.assert_allclose(exchanged, want, rtol=1e-5)
+    assert (np.abs(exchanged - plainly)[:, 0] > 1e-4).all()
 
 
 def echoes(count: int, seed: int) -> list[Dialogue]:

@@ -13,6 +13,7 @@ import pytest
 
 from mmjax.config import DataOptions
 from mmjax.data import splits
+from mmjax.data.annotations import Product
 from mmjax.data.names import NEUTRAL, find_names
 from mmjax.data.perturb import BLANK, INPUTS, PERTURBATIONS, differs, exchange, perturbed
 from mmjax.data.photos import BytesPhoto
@@ -39,7 +40,8 @@ A = talk(
     *((0, "six", DOG), (1, "seven"), (0, "eight"), (1, "nine"), (1, "", CAT), (0, "ten")),
 )
 B = talk("b", (1, "hello"), (1, "friend"), (0, "hm"), (1, "", BOAT))
-C = talk("c", (0, "alone"))
+PHONE = Product("p1", "phone", (("colour", "black"),))
+C = replace(talk("c", (0, "alone")), products=(PHONE,))
 SOURCE = ListSource([A, B, C])
 
 
@@ -96,6 +98,18 @@ def test_shuffled_photos_have_the_pixels_of_others_and_their_boxes():
     assert {p.file.read() for p in photos(found)} == {b"1", b"2", b"3"}
 
 
+def test_photos_of_other_labels_are_exchanged_in_couples_and_who_is_left_over_gets_one():
+    kinds = dict(zip("abcdefg", ["x", "y", "x", "z", "y", "x", "z"], strict=True))
+    mine = {name: photo(name, kind, pixels=name.encode()) for name, kind in kinds.items()}
+    source = ListSource([talk(name, (0, "hi"), (0, "", p)) for name, p in mine.items()])
+    found = {p.id: p for p in photos(changed("images_of_other_labels", source))}
+    given = {name: p.file.read().decode() for name, p in found.items()}
+    assert all(kinds[name] != kinds[other] for name, other in given.items())
+    assert sum(given[other] == name for name, other in given.items()) == 6
+    assert {name: p.labels for name, p in found.items()} == {n: (k,) for n, k in kinds.items()}
+    assert all(p.boxes == mine[given[name]].boxes for name, p in found.items())
+
+
 def test_a_photo_without_pixels_has_none_after_a_perturbation():
     source = ListSource([talk("a", (0, "x"), (0, "", DOG)), talk("b", (0, "", photo("none")))])
     assert [p.file for p in photos(changed("images_blanked", source))] == [BLANK, None]
@@ -112,6 +126,10 @@ def test_shuffled_labels_are_those_of_another_photo():
         assert after.labels != before.labels
         assert tuple(box.label for box in after.boxes) == after.labels
     assert {p.labels for p in found} == {p.labels for p in photos(SOURCE)}
+
+
+def test_of_dropped_knowledge_the_products_stay():
+    assert changed("knowledge_dropped") == [A, B, replace(C, products=(Product("p1", "phone"),))]
 
 
 def test_a_photo_that_is_shared_twice_gets_the_same_of_another_one_twice():
@@ -165,6 +183,9 @@ def test_what_cannot_be_exchanged_is_said():
     for name, what in (("images_shuffled", "photos"), ("labels_shuffled", "labels")):
         with pytest.raises(UserError, match=f"no two {what} that differ"):
             perturbed(ListSource(alike), name)
+    same = photo("same", *DOG.labels, pixels=b"9")
+    with pytest.raises(UserError, match="no two photos with other labels"):
+        perturbed(ListSource([talk("0", (0, "", DOG), (0, "", same))]), "images_of_other_labels")
     with pytest.raises(UserError, match="no two dialogues"):
         perturbed(ListSource(alike[:1]), "texts_shuffled")
 

@@ -1,0 +1,1 @@
+"""Made-up customer-service sessions whose answers stand in a knowledge base."""

@@ -1,0 +1,1 @@
+"""Customer-service sessions made up around your own photos, whose folders say what they show."""
