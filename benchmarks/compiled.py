@@ -4,7 +4,8 @@
     python -m benchmarks.compiled --only=rerank,...   # of some configs
     python -m benchmarks.compiled --write             # accepts it; budgets stay
     python -m benchmarks.compiled --write --raise     # and they are set anew
-    python -m benchmarks.compiled --update=benchmarks/README.md   # puts the golden costs there
+    python -m benchmarks.compiled --update=benchmarks/README.md   # puts the golden costs there,
+                                                      # and what each saving does by itself
 
 Costs are of one training step on one device, known exactly without a device (`mmjax.check`). The
 exit code is 1 where a cost is over its budget, or further from the golden one than `TOLERANCE`:
@@ -31,6 +32,7 @@ from mmjax.report import update_document
 ALL: dict[str, Case] = {**CASES, **SIZES}
 TOLERANCE = 0.05
 ROOM = 1.05  # of a new budget above what was measured
+COLUMNS = ("all", "parameters", "optimiser", "temporaries", "GFLOP", "moved", "sent", "fits")
 BUDGETED = ("bytes", "flops", "bytes_sent")
 
 Costs = dict[str, float]
@@ -45,7 +47,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--update", metavar="FILE")
     arguments = parser.parse_args(argv)
     if arguments.update:
-        update_document(arguments.update, "compiled", "\n".join(summary(read())))
+        golden = read()
+        update_document(arguments.update, "compiled", "\n".join(summary(golden)))
+        update_document(arguments.update, "effects", "\n".join(effects(golden)))
         return 0
     names = arguments.only.split(",") if arguments.only else list(ALL)
     for name in names:
@@ -129,23 +133,36 @@ def changes(golden: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
 
 
 def summary(golden: Mapping[str, Any]) -> list[str]:
-    """A Markdown table of the golden file, for a page."""
-    rows = []
-    for name, kept in golden.items():
-        costs = kept["costs"]
-        work = [f"{costs['flops'] / 1e9:,.0f}", gib(costs["bytes_moved"]), gib(costs["bytes_sent"])]
-        rows.append(
-            (
-                f"`{name}`",
-                kept["slice"],
-                *(gib(costs[key]) for key in ("bytes", "parameters", "optimiser", "temporaries")),
-                *(work if "flops" in costs else ["", "", ""]),
-                {True: "yes", False: "no", None: "?"}[kept["fits"]],
-            )
-        )
-    head = ("config", "slice", "all", "parameters", "optimiser", "temporaries", "GFLOP",
-            "moved", "sent", "fits")  # fmt: skip
-    return markdown(head, rows)
+    """A Markdown table of the golden file, for a page; without what stands beside another case."""
+    rows = [
+        (f"`{name}`", kept["slice"], *_cells(kept))
+        for name, kept in golden.items()
+        if ALL[name].base is None
+    ]
+    return markdown(("config", "slice", *COLUMNS), rows)
+
+
+def effects(golden: Mapping[str, Any]) -> list[str]:
+    """A table for each case that others stand beside, which differ from it in one thing each."""
+    lines = []
+    for base in dict.fromkeys(case.base for case in ALL.values() if case.base):
+        beside = [n for n, case in ALL.items() if case.base == base and n in golden]
+        if base not in golden or not beside:
+            continue
+        rows = [(f"`{base}`", "", *_cells(golden[base]))]
+        rows += [(f"`{name}`", ALL[name].change, *_cells(golden[name])) for name in beside]
+        lines += [f"On {golden[base]['slice']}, `{golden[base]['command']}`", ""]
+        lines += [*markdown(("case", "what is different", *COLUMNS), rows), ""]
+    return lines[:-1]
+
+
+def _cells(kept: Mapping[str, Any]) -> tuple[str, ...]:
+    costs, work = kept["costs"], ("", "", "")
+    if "flops" in costs:
+        sent = gib(costs["bytes_sent"])
+        work = (f"{costs['flops'] / 1e9:,.0f}", gib(costs["bytes_moved"]), sent)
+    held = (gib(costs[key]) for key in ("bytes", "parameters", "optimiser", "temporaries"))
+    return (*held, *work, {True: "yes", False: "no", None: "?"}[kept["fits"]])
 
 
 def markdown(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

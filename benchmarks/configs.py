@@ -21,11 +21,14 @@ class Case:
     config: as after --config=.
     slice: None: what the config names.
     overrides: "section.key" -> value, as --config.section.key=value.
+    base: the case that this one stands beside; change: what is different here.
     """
 
     config: str
     slice: str | None = None
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    base: str | None = None
+    change: str = ""
 
     def values(self) -> dict[str, Any]:
         """The config as plain values."""
@@ -81,9 +84,73 @@ SIZES: dict[str, Case] = {
         },
     ),
     "intent-t5-3b-v5p": Case("configs/intent.py:model=t5,size=3b", "v5p:4x4x4", {"mesh.tensor": 2}),
-    "intent-t5-3b-plain": Case(
-        "configs/intent.py:model=t5,size=3b",
-        "v3:4x4",
-        {"mesh.data": 32, "mesh.fsdp": 1, "model.remat": "none"},
+    "respond-xl": Case(
+        "configs/respond.py:size=xl,packed=1024",
+        "v5e:2x4",
+        {
+            "mesh.data": 2,
+            "mesh.fsdp": 4,
+            "train.global_batch_size": 16,
+            "eval.batch_size": 16,
+            "model.vocab_size": 50257,
+            "model.dtype": "bfloat16",
+            "model.attention_dropout": 0.0,
+            "model.attention": "fused",
+            "optim.mu_dtype": "bfloat16",
+        },
     ),
 }
+
+
+def _beside(base: str, changes: Mapping[str, tuple[str, Mapping[str, Any]]]) -> None:
+    """Adds cases that differ from one in what their name says."""
+    case = {**CASES, **SIZES}[base]
+    for name, (change, overrides) in changes.items():
+        SIZES[f"{base}-{name}"] = dataclasses.replace(
+            case, overrides={**case.overrides, **overrides}, base=base, change=change
+        )
+
+
+_NO_FSDP = {"mesh.data": -1, "mesh.fsdp": 1}
+_BFLOAT16_ADAM = {"optim.name": "adamw", "optim.mu_dtype": "bfloat16"}
+
+_beside(
+    "intent-t5-3b",
+    {
+        "remat-none": ("all activations kept", {"model.remat": "none"}),
+        "remat-dots": ("matrix products kept", {"model.remat": "dots"}),
+        "adam": ("AdamW, moments in float32", {"optim.name": "adamw"}),
+        "adam-bfloat16": ("AdamW, first moment in bfloat16", _BFLOAT16_ADAM),
+        "undropped": (
+            "attention without dropout",
+            {"model.attention_dropout": 0.0, "model.attention": "plain"},
+        ),
+        "fused": ("the same, fused", {"model.attention_dropout": 0.0}),
+        "fsdp-32": ("fsdp over both axes of the torus", {"mesh.data": 1, "mesh.fsdp": 32}),
+        "plain": ("neither fsdp nor recomputation", {**_NO_FSDP, "model.remat": "none"}),
+    },
+)
+_beside(
+    "respond-xl",
+    {
+        "remat-none": ("all activations kept", {"model.remat": "none"}),
+        "remat-dots": ("matrix products kept", {"model.remat": "dots"}),
+        "dense": ("the whole vocabulary's scores at once", {"model.loss_block": 1024}),
+        "attention": ("plain attention", {"model.attention": "plain"}),
+        "float32": ("computed in float32", {"model.dtype": "float32"}),
+        "adam": ("both moments in float32", {"optim.mu_dtype": "float32"}),
+        "adafactor": ("Adafactor", {"optim.name": "adafactor", "optim.mu_dtype": "float32"}),
+        "fsdp-1": ("no fsdp", _NO_FSDP),
+        "plain": (
+            "plain attention, all activations kept, the vocabulary's scores at once, moments in "
+            "float32, no fsdp",
+            {
+                "model.attention": "plain",
+                "model.remat": "none",
+                "model.loss_block": 1024,
+                "optim.mu_dtype": "float32",
+                **_NO_FSDP,
+            },
+        ),
+    },
+)

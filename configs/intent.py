@@ -119,7 +119,7 @@ def _t5(arg: SimpleNamespace) -> ConfigDict:
             weights=arg.weights or None,
             remat="full" if large else "none",
         ),
-        mesh=MeshOptions(data=1, fsdp=-1, slice="v3:4x4") if large else MeshOptions(slice=SLICE),
+        mesh=MeshOptions(fsdp=8, slice="v3:4x4") if large else MeshOptions(slice=SLICE),
         optim=OptimOptions(
             name="adafactor", learning_rate=1e-3, schedule="constant", clip_norm=None
         ),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from mmjax.check import roofline
 from mmjax.check.costs import Costs, count
 from mmjax.check.subject import EXAMPLES, Subject
 from mmjax.observe import chips
-from mmjax.observe.flops import training_flops
+from mmjax.observe.flops import kernel_flops, training_flops
 from mmjax.parallel.mesh import make_mesh
 from mmjax.programs import check_options, make_training, run_schedule
 from mmjax.steps import make_predict_steps
@@ -178,7 +178,7 @@ def measure(
     slices = [getattr(device, "slice_index", None) or 0 for device in mesh.devices.flat]
     with jax.set_mesh(mesh):
         trained = _compiled(training.step, (state, batch), _of_state(state, batch), slices)
-        flops = _model_flops(forward, state.base_variables(), batch, key)
+        flops = _known(training_flops, forward, state.base_variables(), batch, key)
         if evaluation:
             for name, step in jitted.items():
                 arguments = (model.eval_variables(), inputs[name])
@@ -233,7 +233,8 @@ def _compiled(
     step: Any, arguments: tuple[Any, ...], memory: Memory, slices: Sequence[int]
 ) -> Compiled:
     try:
-        program = step.lower(*arguments).compile()
+        traced = step.trace(*arguments)
+        program = traced.lower().compile()
     except jax.errors.JaxRuntimeError as error:
         used = _REFUSED.search(str(error))
         if "RESOURCE_EXHAUSTED" not in str(error) or used is None:
@@ -251,11 +252,14 @@ def _compiled(
         temporaries=found.temp_size_in_bytes,
         program=found.generated_code_size_in_bytes,
     )
-    return Compiled(memory, count(program.as_text(), slices))
+    costs = count(program.as_text(), slices)
+    if costs.silent_kernels and (flops := _known(kernel_flops, traced.jaxpr)) is not None:
+        costs = costs.with_kernels(flops)
+    return Compiled(memory, costs)
 
 
-def _model_flops(forward: Any, *arguments: Any) -> float | None:
+def _known(flops: Callable[..., int], *arguments: Any) -> float | None:
     try:
-        return float(training_flops(forward, *arguments))
+        return float(flops(*arguments))
     except ValueError:  # a product in a loop whose trips nobody knows beforehand
         return None

@@ -107,7 +107,7 @@ def _work_rows(found: Measured) -> Iterable[tuple[str, str]]:
     if costs.unknown_loops:
         yield "loops of unknown length, counted once", str(costs.unknown_loops)
     if costs.silent_kernels:
-        yield "kernels that state no FLOPs, counted as 0", str(costs.silent_kernels)
+        yield "kernels whose FLOPs are not known, counted as 0", str(costs.silent_kernels)
 
 
 def _bound_lines(found: Measured) -> Iterable[str]:

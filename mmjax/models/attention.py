@@ -9,11 +9,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
+from mmjax.errors import UserError
 from mmjax.models.cache import KeyValues
 from mmjax.models.layers import INITIAL_STD, Projection, keep_mask
+from mmjax.parallel.attention import fused_attention, unsupported
 from mmjax.parallel.rules import constrain
+
+KERNELS = ("auto", "plain", "fused")
 
 # Finite, so that a row whose keys are all padding (an example that only fills up a batch) gives
 # numbers and not NaN, whose gradient would reach every parameter.
@@ -23,15 +27,21 @@ MASKED = -1e30
 class Attention(nn.Module):
     """Every token attends to the tokens that `mask` lets it see: of its own row, or of `memory`.
 
-    `mask` is [B, M]: all see the real tokens, in both directions; or [B, L, M]: who sees whom.
-    `causal`: whatever the mask says, none sees a later one. `scale` is the factor on the dot
-    products, 1 / sqrt(head_dim) when None. `std` is of the initial weights, None: 1 / sqrt(number
-    of inputs); those of the query take in what `scale` leaves out, those of the output are times
-    `output_gain`.
+    `mask` is bool [B, M]: all see the real tokens, in both directions; or [B, L, M]: who sees whom;
+    or int [B, L], of tokens that see each other: the number of the text of a row that each belongs
+    to, 0 at padding; it sees that text. `causal`: whatever the mask says, none sees a later one.
+    `scale` is the factor on the dot products, 1 / sqrt(head_dim) when None. `std` is of the initial
+    weights, None: 1 / sqrt(number of inputs); those of the query take in what `scale` leaves out,
+    those of the output are times `output_gain`.
 
     With a `cache` the keys and values are those of its first M slots, and the mask alone says who
     sees whom. Given a `slot` too, those of x (or of `memory`) are written there before. Returned is
     also the cache as it is then, None without one.
+
+    `kernel`: "plain" computes the weights [B, H, L, M] in memory; "auto" uses a fused kernel
+    (`mmjax.parallel.attention`) wherever it computes the same: without a cache, weights that are
+    dropped or a mask [B, L, M], and where the devices have one for the shapes; "fused" refuses
+    where "auto" is plain. Without a cache a UserError says why.
     """
 
     heads: int
@@ -43,12 +53,13 @@ class Attention(nn.Module):
     std: float | None = INITIAL_STD
     output_gain: float = 1.0
     dtype: Any = jnp.float32
+    kernel: str = "auto"
 
     @nn.compact
     def __call__(
         self,
         x: Float[Array, "B L D"],
-        mask: Bool[Array, "B *L M"],
+        mask: Bool[Array, "B *L M"] | Int[Array, "B M"],
         train: bool = False,
         *,
         memory: Float[Array, "B N D"] | None = None,
@@ -69,11 +80,19 @@ class Attention(nn.Module):
         query = project("query", x, left_out)
         if cache is None or slot is not None:
             key, value = project("key", memory), project("value", memory)
-        if cache is None:
+        drops = train and self.dropout > 0
+        if cache is None and self._fused(query, key, mask, bias, drops):
+            numbers = (mask, mask) if numbered(mask) else (jnp.ones(x.shape[:2], jnp.int32), mask)
+            numbers = (number.astype(jnp.int32) for number in numbers)
+            options = {"causal": self.causal, "scale": self.scale}
+            mixed = fused_attention(query, key, value, *numbers, bias, **options)
+        elif cache is None:
+            if numbered(mask):
+                mask = same_number(mask)
             if self.causal:
                 mask = causal(mask)
             keep = None
-            if train and self.dropout > 0:
+            if drops:
                 shape = (x.shape[0], self.heads, x.shape[1], mask.shape[-1])
                 keep = keep_mask(self.make_rng("dropout"), self.dropout, shape)
                 keep = constrain(keep, "batch", "act_heads", "length", None)
@@ -87,6 +106,32 @@ class Attention(nn.Module):
         output = Projection((x.shape[-1],), names, ("embed",), self.dtype, self.use_bias, std,
                             name="output")  # fmt: skip
         return output(mixed), cache
+
+    def _fused(
+        self, query: Array, key: Array, mask: Array, bias: Array | None, drops: bool
+    ) -> bool:
+        # Shapes alone are asked for at the start, perhaps on other devices.
+        if self.kernel == "plain" or self.is_initializing():
+            return False
+        if drops:
+            reason = "it cannot drop weights: set config.model.attention_dropout=0"
+        elif mask.ndim == 3:
+            reason = "this model says of each pair of tokens who sees whom"
+        else:
+            reason = unsupported(query, key, bias)
+        if reason is not None and self.kernel == "fused":
+            raise UserError(f'config.model.attention="fused": {reason}; "auto" is plain there.')
+        return reason is None
+
+
+def numbered(mask: Bool[Array, "B *L M"] | Int[Array, "B M"]) -> bool:
+    """Whether a mask tells the texts of a row by their numbers."""
+    return jnp.issubdtype(mask.dtype, jnp.integer)
+
+
+def same_number(number: Int[Array, "B L"]) -> Bool[Array, "B L L"]:
+    """Which tokens (last axis) are of each token's text; none is of padding's, 0."""
+    return (number[:, :, None] == number[:, None, :]) & (number > 0)[:, None, :]
 
 
 def causal(mask: Bool[Array, "B *L M"]) -> Bool[Array, "B M M"]:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Bool, Float, Int
 from mmjax.models.copying import CopyCache, CopyHead
 from mmjax.models.image_tower import ImageTowerConfig
 from mmjax.models.layers import Projection
-from mmjax.models.packed_rows import packed_mask, packed_positions
+from mmjax.models.packed_rows import packed_mask, packed_numbers, packed_positions
 from mmjax.models.pixels import mirror, normalize
 from mmjax.models.transformer import Transformer, TransformerConfig, last_real
 from mmjax.parallel.rules import constrain
@@ -106,7 +106,7 @@ class Decoder(nn.Module):
         positions = None
         if "dialogue" in batch:
             number = batch["dialogue"]["ids"]
-            mask, positions = packed_mask(number, mask), packed_positions(number, mask)
+            mask, positions = packed_numbers(number, mask), packed_positions(number, mask)
         return self.text(
             text["ids"],
             mask,

@@ -15,6 +15,11 @@ def packed_mask(dialogue: Int[Array, "B L"], mask: Bool[Array, "B L"]) -> Bool[A
     return (dialogue[:, :, None] == dialogue[:, None, :]) & mask[:, None, :]
 
 
+def packed_numbers(dialogue: Int[Array, "B L"], mask: Bool[Array, "B L"]) -> Int[Array, "B L"]:
+    """The same for `Attention`: numbers from 1, and 0 at padding."""
+    return jnp.where(mask, dialogue + 1, 0)
+
+
 def packed_positions(dialogue: Int[Array, "B L"], mask: Bool[Array, "B L"]) -> Int[Array, "B L"]:
     """Where each token stands in its dialogue, from 0; 0 at padding.
 

@@ -13,9 +13,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from mmjax.models.attention import Attention
+from mmjax.models.attention import KERNELS, Attention
 from mmjax.models.cache import KeyValues, LayerCache
 from mmjax.models.layers import Dropout, FeedForward, LayerNorm, RMSNorm
 from mmjax.models.positions import RelativePositions
@@ -44,6 +44,7 @@ class StackConfig:
     share_layers: all layers are one and the same set of weights (ALBERT).
     unroll: layers per trip of the loop over layers; 1 compiles fastest.
     dtype: what is computed in; parameters, softmax and norm are float32.
+    kernel: of all attention, see `Attention`.
     """
 
     width: int
@@ -60,8 +61,11 @@ class StackConfig:
     dtype: str = "float32"
     unroll: int = 1
     remat: str = "none"
+    kernel: str = "auto"
 
     def __post_init__(self):
+        if self.kernel not in KERNELS:
+            raise ValueError(f"kernel={self.kernel!r} is none of {list(KERNELS)}")
         if self.remat not in REMAT_POLICIES:
             raise ValueError(f"remat={self.remat!r} is none of {sorted(REMAT_POLICIES)}")
         if self.unroll < 1:
@@ -86,7 +90,7 @@ class Stack(nn.Module):
     def run(
         self,
         x: Float[Array, "B L D"],
-        mask: Bool[Array, "B *L L"],
+        mask: Bool[Array, "B *L L"] | Int[Array, "B L"],
         train: bool,
         memory: Float[Array, "B M D"] | None = None,
         memory_mask: Bool[Array, "B *L M"] | None = None,
@@ -153,7 +157,7 @@ class Layer(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B L D"],
-        mask: Bool[Array, "B *L M"],
+        mask: Bool[Array, "B *L M"] | Int[Array, "B M"],
         bias: Float[Array, "H Q M"] | None,
         memory: Float[Array, "B N D"] | None,
         memory_mask: Bool[Array, "B *L N"] | None,
@@ -172,7 +176,8 @@ class Layer(nn.Module):
                 x = norm(x)
             return constrain(x, "batch", "length", "act_embed"), after
 
-        attention = config.attention.copy(name="attention", dtype=dtype)
+        how = {"dtype": dtype, "kernel": config.kernel}
+        attention = config.attention.copy(name="attention", **how)
         own = None if cache is None else cache.own
         x, own = add(
             "attention",
@@ -181,7 +186,7 @@ class Layer(nn.Module):
         )
         kept = None if cache is None else cache.memory
         if config.cross_attention is not None:
-            cross = config.cross_attention.copy(name="cross_attention", dtype=dtype)
+            cross = config.cross_attention.copy(name="cross_attention", **how)
             known = {"memory": memory, "cache": kept, "slot": None if memory is None else 0}
             x, kept = add("cross_attention", x, lambda y: cross(y, memory_mask, train, **known))
         feed_forward = config.feed_forward.copy(name="feed_forward", dtype=dtype)

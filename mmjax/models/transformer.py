@@ -70,10 +70,11 @@ class Transformer(Stack):
     """Encodes rows of token ids: one vector per token.
 
     `mask` is [B, L], True at real tokens, which every token sees; or [B, L, M], True where token
-    l sees token m (causal, or several texts packed into one row). What comes out at padding is
-    undefined. `segments` says which of the config's segments a token belongs to (all 0 when None),
-    `positions` where it stands in its text (0, 1, 2, ... when None; packed texts begin at 0 each;
-    relative ones need none, since distances within a text are the same wherever it begins).
+    l sees token m; or int [B, L] where several texts are packed into a row, the number of each
+    token's, 0 at padding. What comes out at padding is undefined. `segments` says which of the
+    config's segments a token belongs to (all 0 when None), `positions` where it stands in its text
+    (0, 1, 2, ... when None; packed texts begin at 0 each; relative ones need none, since distances
+    within a text are the same wherever it begins).
     A decoder also sees `memory`, where `memory_mask` is True. Where `vector_at` is n > 0, the n-th
     of the row's `vectors` (of images, say) stands instead of a word's. With `train=True` dropout is
     on and needs the rng "dropout". Raises ValueError when L is beyond the positions there are; a
@@ -92,7 +93,7 @@ class Transformer(Stack):
     def __call__(
         self,
         ids: Int[Array, "B L"],
-        mask: Bool[Array, "B *L L"],
+        mask: Bool[Array, "B *L L"] | Int[Array, "B L"],
         segments: Int[Array, "B L"] | None = None,
         *,
         positions: Int[Array, "B L"] | None = None,

@@ -10,7 +10,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.models.layers import Projection
-from mmjax.models.packed_rows import packed_mask, packed_positions
+from mmjax.models.packed_rows import packed_mask, packed_numbers, packed_positions
 from mmjax.models.transformer import Transformer, TransformerConfig
 
 ACTIVATIONS = {"tanh": jnp.tanh, "relu": nn.relu, "none": lambda x: x}
@@ -51,7 +51,8 @@ class TurnClassifier(nn.Module):
         text, mask, positions = batch["text"], batch["text"]["mask"], None
         if "dialogue" in batch:
             number = batch["dialogue"]["ids"]
-            mask, positions = packed_mask(number, mask), packed_positions(number, mask)
+            see = packed_mask if "turn" in batch else packed_numbers
+            mask, positions = see(number, mask), packed_positions(number, mask)
         if "turn" in batch:
             mask = turn_causal_mask(batch["turn"]["ids"], mask)
         segments = None

@@ -46,7 +46,9 @@ class OptimOptions:
       b1, b2: decay of the moments of Adam and of Lion (whose paper has 0.9 and 0.99).
       eps: of Adam.
       bias_correction: of Adam's moments; False as in BERT's own optimiser.
-      mu_dtype: of the first moment of Adam and Lion; "bfloat16" halves its memory.
+      mu_dtype: of the first moment of Adam and Lion; "bfloat16" halves its memory. The second stays
+        float32: a step changes it by a thousandth (1 - b2), and numbers of bfloat16 lie 2^-8 apart,
+        so that rounding would stop it. "adafactor" keeps next to nothing of it.
       weight_decay: of "adamw" and "lion".
       no_decay: parameters whose path matches this expression are not decayed.
       clip_norm: gradients are scaled down to this global norm, over what is trained; None: never.

@@ -72,7 +72,7 @@ def _describes(family: Family, config: Any) -> bool:
 def _architecture(config: Any) -> Any:
     """The config as it is before a run chooses how it is computed."""
     if isinstance(config, StackConfig):
-        return dataclasses.replace(config, dtype="float32", unroll=1, remat="none")
+        return dataclasses.replace(config, dtype="float32", unroll=1, remat="none", kernel="auto")
     inner = {f.name: getattr(config, f.name) for f in dataclasses.fields(config)}
     inner = {k: _architecture(v) for k, v in inner.items() if isinstance(v, StackConfig)}
     return dataclasses.replace(config, **inner)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from etils import epath
 
-from mmjax.config import limited
+from mmjax.config import limited, operational
 from mmjax.data.dialogue_marks import DialogueMarks
 from mmjax.data.tokenizers import Tokenizer
 from mmjax.errors import UserError
@@ -45,7 +45,11 @@ class ModelOptions:
       image_vectors: see `DecoderConfig`.
       batch_norm: of the image tower, by the statistics of the whole batch or by the running ones.
       copies: words may also be copied from what was read (`mmjax.models.copying`).
+      loss_block: see `DecoderConfig`.
       dropout: everywhere in the transformer; None: as the preset.
+      attention_dropout: of the attention's weights; None: as elsewhere.
+      attention: "auto": by a fused kernel wherever the devices have one that computes the same,
+        which in training needs an attention_dropout of 0; "plain": never; "fused": or refuse.
       dtype: what is computed in.
       unroll: layers per trip of the loop over layers; 0: all.
       remat: what the backward pass computes again.
@@ -60,7 +64,10 @@ class ModelOptions:
     image_vectors: Literal["pooled", "grid"] = "pooled"
     batch_norm: Literal["global", "frozen"] = "frozen"
     copies: bool = False
+    loss_block: int = operational(32, low=1)
     dropout: float | None = limited(None, low=0, high=1)
+    attention_dropout: float | None = limited(None, low=0, high=1)
+    attention: Literal["auto", "plain", "fused"] = operational("auto")
     dtype: Literal["float32", "bfloat16"] = "float32"
     unroll: int = limited(1, low=0)
     remat: Literal["none", "full", "dots"] = "none"
@@ -121,8 +128,9 @@ class GenerationModel:
     def module(self, tokenizer: Tokenizer, marks: DialogueMarks) -> Decoder:
         """The network. Raises UserError where it does not go with the tokenizer or the task."""
         text, image = self._text(tokenizer, marks), self._image()
-        vectors, copies = self.model.image_vectors, self.model.copies
-        return Decoder(DecoderConfig(text, image, image_vectors=vectors, copies=copies))
+        names = ("image_vectors", "copies", "loss_block")
+        options = {name: getattr(self.model, name) for name in names}
+        return Decoder(DecoderConfig(text, image, **options))
 
     def initial_variables(self, target: Any) -> tuple[Any, dict[str, Any]]:
         """As of `Task`."""
@@ -145,6 +153,8 @@ class GenerationModel:
             self.weights,
             tokenizer,
             dropout=model.dropout,
+            attention_dropout=model.attention_dropout,
+            attention=model.attention,
             dtype=model.dtype,
             unroll=model.unroll,
             remat=model.remat,

@@ -50,6 +50,8 @@ class TextToTextIntentTask(IntentTask):
             self._weights,
             tokenizer,
             dropout=model.dropout,
+            attention_dropout=model.attention_dropout,
+            attention=model.attention,
             dtype=model.dtype,
             unroll=model.unroll,
             remat=model.remat,

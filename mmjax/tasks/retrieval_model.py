@@ -10,7 +10,7 @@ from typing import Any, ClassVar, Literal
 import jax
 from etils import epath
 
-from mmjax.config import limited
+from mmjax.config import limited, operational
 from mmjax.data.tokenizers import Tokenizer
 from mmjax.errors import UserError
 from mmjax.models.image_tower import ImageTowerConfig
@@ -74,6 +74,9 @@ class ModelOptions:
       word_dim, min_count: of a GRU: width of a word's vector, and how often a word must occur in
         the training queries to have one.
       dropout: of the text towers, everywhere in them; None: as the preset.
+      attention_dropout: of the attention's weights; None: as elsewhere.
+      attention: "auto": by a fused kernel wherever the devices have one that computes the same,
+        which in training needs an attention_dropout of 0; "plain": never; "fused": or refuse.
       dtype: what is computed in.
       unroll: layers per trip of the loop over layers; 0: all.
       remat: what the backward pass computes again.
@@ -99,6 +102,8 @@ class ModelOptions:
     word_dim: int = limited(300, low=1)
     min_count: int = limited(4, low=1)
     dropout: float | None = limited(None, low=0, high=1)
+    attention_dropout: float | None = limited(None, low=0, high=1)
+    attention: Literal["auto", "plain", "fused"] = operational("auto")
     dtype: Literal["float32", "bfloat16"] = "float32"
     unroll: int = limited(1, low=0)
     remat: Literal["none", "full", "dots"] = "none"
@@ -225,6 +230,8 @@ class RetrievalModel(abc.ABC):
             tokenizer,
             weights_key=weights_key,
             dropout=model.dropout,
+            attention_dropout=model.attention_dropout,
+            attention=model.attention,
             dtype=model.dtype,
             unroll=model.unroll,
             remat=model.remat,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import jax
 
-from mmjax.config import limited
+from mmjax.config import limited, operational
 from mmjax.data.tokenizers import Tokenizer
 from mmjax.errors import UserError
 from mmjax.losses.cross_entropy import cross_entropy
@@ -31,6 +31,9 @@ class ModelOptions:
       vocab_size: of the SentencePiece vocabulary that is trained on the training dialogues when
         there is no `weights` folder.
       dropout: everywhere in the network; None: as the preset.
+      attention_dropout: of the attention's weights; None: as elsewhere.
+      attention: "auto": by a fused kernel wherever the devices have one that computes the same,
+        which in training needs an attention_dropout of 0; "plain": never; "fused": or refuse.
       dtype: what is computed in.
       unroll: layers per trip of the loop over layers; 0: all.
       remat: what the backward pass computes again.
@@ -42,6 +45,8 @@ class ModelOptions:
     activation: Literal["tanh", "relu", "none"] = "tanh"
     vocab_size: int = limited(8000, low=1)
     dropout: float | None = limited(None, low=0, high=1)
+    attention_dropout: float | None = limited(None, low=0, high=1)
+    attention: Literal["auto", "plain", "fused"] = operational("auto")
     dtype: Literal["float32", "bfloat16"] = "float32"
     unroll: int = limited(1, low=0)
     remat: Literal["none", "full", "dots"] = "none"
@@ -69,6 +74,8 @@ def text_classifier(
         weights,
         tokenizer,
         dropout=model.dropout,
+        attention_dropout=model.attention_dropout,
+        attention=model.attention,
         dtype=model.dtype,
         unroll=model.unroll,
         remat=model.remat,

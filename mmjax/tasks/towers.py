@@ -76,6 +76,8 @@ def text_tower(
     weights_key: str = "weights",
     presets: Mapping[str, TransformerConfig] = PRESETS,
     dropout: float | None = None,
+    attention_dropout: float | None = None,
+    attention: str = "auto",
     dtype: str = "float32",
     unroll: int = 1,
     remat: str = "none",
@@ -86,6 +88,8 @@ def text_tower(
       preset: a key of `presets`, or "weights": as the folder says.
       weights_key: the option that names the folder, for messages.
       dropout: everywhere in the tower; None: as the preset.
+      attention_dropout: of the attention's weights; None: as elsewhere.
+      attention: how it is computed, see `Attention.kernel`.
       unroll: layers per trip of the loop over layers; 0: all.
 
     Raises:
@@ -94,7 +98,8 @@ def text_tower(
     config = _chosen(key, preset, weights, weights_key, presets, transformer_config)
     if weights is not None and preset != FROM_FOLDER:
         _check_size(config, presets[preset], preset, weights)
-    return _as_the_run_wants(config, weights, tokenizer, dropout, dtype, unroll, remat)
+    config = _as_the_run_wants(config, weights, tokenizer, dtype, unroll, remat, attention)
+    return _dropped(config, dropout, attention_dropout)
 
 
 def causal_transformer(
@@ -122,6 +127,8 @@ def encoder_decoder(
     *,
     weights_key: str = "weights",
     dropout: float | None = None,
+    attention_dropout: float | None = None,
+    attention: str = "auto",
     dtype: str = "float32",
     unroll: int = 1,
     remat: str = "none",
@@ -143,12 +150,10 @@ def encoder_decoder(
         wanted = ENCODER_DECODER_PRESETS[preset]
         _check_size(config.encoder, wanted.encoder, preset, weights)
         _check_size(config.decoder, wanted.decoder, preset, weights)
-    sides = {
-        side: _as_the_run_wants(
-            getattr(config, side), weights, tokenizer, dropout, dtype, unroll, remat
-        )
-        for side in ("encoder", "decoder")
-    }
+    sides = {"encoder": config.encoder, "decoder": config.decoder}
+    for side, part in sides.items():
+        part = _as_the_run_wants(part, weights, tokenizer, dtype, unroll, remat, attention)
+        sides[side] = _dropped(part, dropout, attention_dropout)
     return dataclasses.replace(config, **sides)
 
 
@@ -167,10 +172,10 @@ def _as_the_run_wants(
     config: TransformerConfig,
     weights: PretrainedFolder | None,
     tokenizer: Tokenizer,
-    dropout: float | None,
     dtype: str,
     unroll: int,
     remat: str,
+    attention: str,
 ) -> TransformerConfig:
     if weights is None:
         config = dataclasses.replace(config, vocab_size=tokenizer.vocab_size)
@@ -180,15 +185,24 @@ def _as_the_run_wants(
             f"{config.vocab_size}: they do not belong together. Name a folder whose tokenizer "
             "and weights were saved together."
         )
-    config = dataclasses.replace(config, dtype=dtype, unroll=unroll or config.layers, remat=remat)
-    if dropout is not None:
-        parts = {"attention": config.attention.copy(dropout=dropout)}
+    how = {"dtype": dtype, "unroll": unroll or config.layers, "remat": remat, "kernel": attention}
+    return dataclasses.replace(config, **how)
+
+
+def _dropped(
+    config: TransformerConfig, dropout: float | None, attention_dropout: float | None
+) -> TransformerConfig:
+    parts: dict[str, Any] = {}
+    of_attention = dropout if attention_dropout is None else attention_dropout
+    if of_attention is not None:
+        parts["attention"] = config.attention.copy(dropout=of_attention)
         if config.cross_attention is not None:
-            parts["cross_attention"] = config.cross_attention.copy(dropout=dropout)
+            parts["cross_attention"] = config.cross_attention.copy(dropout=of_attention)
+    if dropout is not None:
+        parts["dropout"] = dropout
         if config.feed_forward.dropout:  # some have it inside
             parts["feed_forward"] = config.feed_forward.copy(dropout=dropout)
-        config = dataclasses.replace(config, dropout=dropout, **parts)
-    return config
+    return dataclasses.replace(config, **parts)
 
 
 def image_tower(

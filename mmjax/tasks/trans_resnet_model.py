@@ -9,7 +9,7 @@ from typing import Any, Literal
 import jax
 from etils import epath
 
-from mmjax.config import limited
+from mmjax.config import limited, operational
 from mmjax.data.tokenizers import Tokenizer
 from mmjax.errors import UserError
 from mmjax.models.image_tower import ImageTowerConfig
@@ -42,6 +42,9 @@ class TransResNetOptions:
         folder: "characters", or "pieces" of words (SentencePiece).
       vocab_size: at most so many.
       dropout: everywhere in the text towers; None: as the preset.
+      attention_dropout: of the attention's weights; None: as elsewhere.
+      attention: "auto": by a fused kernel wherever the devices have one that computes the same,
+        which in training needs an attention_dropout of 0; "plain": never; "fused": or refuse.
       dtype: what is computed in.
       unroll: layers per trip of the loop over layers; 0: all.
       remat: what the backward pass computes again.
@@ -61,6 +64,8 @@ class TransResNetOptions:
     tokens: Literal["characters", "pieces"] = "characters"
     vocab_size: int = limited(8000, low=1)
     dropout: float | None = limited(None, low=0, high=1)
+    attention_dropout: float | None = limited(None, low=0, high=1)
+    attention: Literal["auto", "plain", "fused"] = operational("auto")
     dtype: Literal["float32", "bfloat16"] = "float32"
     unroll: int = limited(1, low=0)
     remat: Literal["none", "full", "dots"] = "none"
@@ -99,6 +104,8 @@ class TransResNetModel:
             self.weights,
             tokenizer,
             dropout=model.dropout,
+            attention_dropout=model.attention_dropout,
+            attention=model.attention,
             dtype=model.dtype,
             unroll=model.unroll,
             remat=model.remat,

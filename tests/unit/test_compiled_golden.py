@@ -70,11 +70,37 @@ def test_a_run_over_budget_ends_with_an_error_and_write_accepts_it(monkeypatch, 
 def test_the_page_shows_what_the_golden_file_has_and_no_more():
     golden = compiled.read()
     assert set(golden) <= set(compiled.ALL)
-    table = "\n".join(compiled.summary(golden))
     page = (compiled.GOLDEN.parent / "README.md").read_text()
-    assert f"<!-- report:compiled -->\n{table}\n<!--" in page, (
-        "python -m benchmarks.compiled --update=benchmarks/README.md"
-    )
+    for name, lines in (
+        ("compiled", compiled.summary(golden)),
+        ("effects", compiled.effects(golden)),
+    ):
+        table = "\n".join(lines)
+        assert f"<!-- report:{name} -->\n{table}\n<!--" in page, (
+            "python -m benchmarks.compiled --update=benchmarks/README.md"
+        )
+
+
+def test_a_case_that_stands_beside_another_is_shown_with_it_and_with_what_differs():
+    costs = dict.fromkeys(("parameters", "optimiser", "temporaries", "bytes_moved"), 2.0**30)
+    found = {name: with_costs(**costs) for name in ("respond", "respond-xl", "respond-xl-plain")}
+    assert [line.split(" |")[0] for line in compiled.summary(found)[2:]] == [
+        "| `respond`",
+        "| `respond-xl`",
+    ]
+    about, _, head, _, base, plain = compiled.effects(found)
+    assert about.startswith("On v0:2x2") and head.startswith("| case | what is different |")
+    assert base.startswith("| `respond-xl` |  |")
+    assert plain.startswith("| `respond-xl-plain` | plain attention, ")
+
+
+def test_what_stands_beside_a_case_differs_from_it_in_what_it_says_alone():
+    for name, case in compiled.ALL.items():
+        if case.base is not None:
+            base = compiled.ALL[case.base]
+            assert name.startswith(f"{case.base}-") and case.change
+            assert (case.config, case.slice) == (base.config, base.slice)
+            assert base.values() != case.values()
 
 
 def test_every_config_fits_the_slice_that_it_names():
