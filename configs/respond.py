@@ -34,19 +34,24 @@ from mmjax.config import (
     ObserveOptions,
     TrainOptions,
     check_choices,
+    check_read,
     new_config,
     parse_variant,
 )
 from mmjax.data.images import ImageOptions
 from mmjax.decoding.options import DecodingOptions
-from mmjax.errors import UserError
 from mmjax.optim.build import OptimOptions
 from mmjax.tasks.generation_model import ModelOptions
 from mmjax.tasks.response import ResponseOptions
 from mmjax.tasks.response_ranking import RankingOptions
 from mmjax.tasks.trans_resnet_model import TransResNetOptions
 
-MODELS = ("gpt", "transresnet", "knn")
+# model -> what it reads that not all others do.
+MODELS = {
+    "gpt": ("size", "weights", "packed", "slots", "knowledge", "init_from"),
+    "transresnet": ("weights", "init_from"),
+    "knn": ("encoder", "ranker"),
+}
 
 # size -> preset, and how fast one learns that begins from scratch.
 SIZES = {
@@ -96,12 +101,9 @@ def get_config(variant: str = "") -> ConfigDict:
         init_from="",
         demo=False,
     )
+    check_choices(arg, model=MODELS, size=("", *SIZES))
+    check_read(arg, MODELS)
     arg.size = arg.size or ("tiny" if arg.demo else "base")
-    check_choices(arg, model=MODELS, size=SIZES)
-    if arg.model != "gpt" and (arg.slots or arg.knowledge):
-        raise UserError(
-            f"configs/respond.py: slots and knowledge are for model=gpt, and not for {arg.model}."
-        )
     arg.dataset = arg.dataset or ("photochat/demo" if arg.demo else "jddc21")
     return {"gpt": _gpt, "transresnet": _transresnet, "knn": _knn}[arg.model](arg)
 

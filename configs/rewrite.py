@@ -18,13 +18,24 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from configs.respond import FINE_TUNED, SIZES, batch_norm, training
-from mmjax.config import DataOptions, EvalOptions, check_choices, new_config, parse_variant
+from mmjax.config import (
+    DataOptions,
+    EvalOptions,
+    check_choices,
+    check_read,
+    new_config,
+    parse_variant,
+)
 from mmjax.data.images import ImageOptions
 from mmjax.decoding.options import DecodingOptions
 from mmjax.tasks.generation_model import ModelOptions
 from mmjax.tasks.rewrite import RewriteOptions
 
-MODELS = ("gpt", "unchanged")
+# model -> what it reads that the other does not.
+MODELS = {
+    "gpt": ("size", "weights", "images", "image_weights", "packed", "init_from"),
+    "unchanged": (),
+}
 
 TOKENS = 60  # of an example, about
 
@@ -41,7 +52,7 @@ def get_config(variant: str = "") -> ConfigDict:
     arg = parse_variant(
         variant,
         model="gpt",
-        size="base",
+        size="",
         weights="",
         images="",
         image_weights="",
@@ -50,7 +61,9 @@ def get_config(variant: str = "") -> ConfigDict:
         packed=0,
         init_from="",
     )
-    check_choices(arg, model=MODELS, size=SIZES)
+    check_choices(arg, model=MODELS, size=("", *SIZES))
+    check_read(arg, MODELS)
+    arg.size = arg.size or "base"
     if arg.model == "unchanged":
         return new_config(
             label="the query unchanged",

@@ -334,6 +334,21 @@ def check_choices(variant: types.SimpleNamespace, **choices: Collection[str]) ->
             raise UserError(f"variant {name}={value!r} of the config does not exist{near}.")
 
 
+def check_read(variant: types.SimpleNamespace, own: Mapping[str, Collection[str]]) -> None:
+    """Raises UserError where something is said that the variant's model does not read.
+
+    Args:
+      own: model -> what it reads that not all others do too, unset where it is "", 0 or False.
+    """
+    for name in sorted({name for names in own.values() for name in names}):
+        if getattr(variant, name) and name not in own[variant.model]:
+            models = [model for model, names in own.items() if name in names]
+            raise UserError(
+                f"variant {name} of the config is read with model={' or '.join(models)}, and not "
+                f"with model={variant.model}: leave it out."
+            )
+
+
 def suggestion(word: str, known: Iterable[str]) -> str:
     """Text that names the closest known word, or all of them: ' (did you mean "x"?)'."""
     known = sorted(known)

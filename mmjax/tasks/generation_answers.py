@@ -8,9 +8,12 @@ from typing import Any
 from etils import epath
 
 from mmjax.data.knowledge import facts
+from mmjax.data.schema import Turn
 from mmjax.data.splits import Split
 from mmjax.observe.answers_page import write_answers_page
 from mmjax.tasks.generation_examples import Goal
+
+MOST_TURNS = 100
 
 
 def told(
@@ -22,15 +25,23 @@ def told(
     index = split.index
     for name, text, record, sub in zip(split.ids(), texts, index.record, index.sub, strict=True):
         dialogue = split.source[int(record)]
-        turns = [
-            {"speaker": turn.speaker, "text": turn.text}
-            | ({"photos": [photo.id for photo in turn.photos]} if turn.photos else {})
-            for turn in dialogue.turns[: goal.read(int(sub))]
-        ]
+        turns = told_turns(dialogue.turns[: goal.read(int(sub))])
         right = [text.strip() for text in goal.references(dialogue.turns[int(sub)])]
         known = {"facts": list(facts(dialogue))} if knowledge else {}
         found.append({"id": name, **known, "turns": turns, "references": right, "answer": text})
     return found
+
+
+def told_turns(turns: Sequence[Turn]) -> list[dict[str, Any]]:
+    """The last `MOST_TURNS` of what was said and shown before, as JSON values.
+
+    A dialogue of thousands of turns has thousands of examples, and they would repeat each other.
+    """
+    return [
+        {"speaker": turn.speaker, "text": turn.text}
+        | ({"photos": [photo.id for photo in turn.photos]} if turn.photos else {})
+        for turn in turns[-MOST_TURNS:]
+    ]
 
 
 def write_told(

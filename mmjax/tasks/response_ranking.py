@@ -27,6 +27,7 @@ from mmjax.models.trans_resnet import TransResNet
 from mmjax.observe.answers_page import write_answers_page
 from mmjax.tasks.base import Predictor, Task
 from mmjax.tasks.context_reader import IMAGE, ContextOptions, ContextReader
+from mmjax.tasks.generation_answers import told_turns
 from mmjax.tasks.response import Response, ResponseOptions
 from mmjax.tasks.towers import check_vocabulary
 from mmjax.tasks.trans_resnet_model import TransResNetModel, TransResNetOptions
@@ -146,11 +147,7 @@ class RankingExamples(Task):
         dialogue = split.source[int(split.index.record[example])]
         turn = int(split.index.sub[example])
         return {
-            "turns": [
-                {"speaker": said.speaker, "text": said.text}
-                | ({"photos": [photo.id for photo in said.photos]} if said.photos else {})
-                for said in dialogue.turns[:turn]
-            ],
+            "turns": told_turns(dialogue.turns[:turn]),
             "references": list(self.references(dialogue, turn)),
             "answer": best[0][0],
             **more,

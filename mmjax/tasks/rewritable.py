@@ -30,6 +30,7 @@ from mmjax.models.trans_resnet import ContextClassifier
 from mmjax.models.turn_classifier import TurnClassifier
 from mmjax.tasks.base import Predictor, Task
 from mmjax.tasks.context_reader import IMAGE, ContextOptions, ContextReader
+from mmjax.tasks.generation_answers import told_turns
 from mmjax.tasks.text_classifier import (
     classifier_objective,
     load_text_classifier,
@@ -191,10 +192,7 @@ class RewritableTask(Task):
             found.append(
                 {
                     "id": name,
-                    "turns": [
-                        {"speaker": said.speaker, "text": said.text}
-                        for said in dialogue.turns[: int(turn) + 1]
-                    ],
+                    "turns": told_turns(dialogue.turns[: int(turn) + 1]),
                     "rewritable": bool(_label(dialogue, int(turn))),
                     "probability": float(f"{np.exp(-np.logaddexp(0, -value)):.6g}"),
                 }

@@ -80,6 +80,11 @@ class TransResNetModel:
 
     def __init__(self, options: ContextOptions, model: TransResNetOptions):
         self.options, self.model = options, model
+        if model.image_weights is not None and not options.images:
+            raise UserError(
+                "config.model.image_weights names weights of an image tower, but "
+                "config.task.images is off: set it, or leave them out."
+            )
         self.weights = open_weights(model.weights)
         self.image_weights = open_weights(model.image_weights) if options.images else None
 

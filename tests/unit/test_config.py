@@ -330,6 +330,25 @@ def test_a_mistyped_variant_is_named(text, message):
 
 
 @pytest.mark.parametrize(
+    ("config", "variant", "message"),
+    [
+        (
+            "respond",
+            "model=transresnet,size=large",
+            "size of the config is read with model=gpt, an",
+        ),
+        ("respond", "model=transresnet,packed=512", "variant packed of the config"),
+        ("respond", "encoder=folder", "variant encoder of the config is read with model=knn"),
+        ("respond", "model=knn,weights=folder", "model=gpt or transresnet, and not with model=knn"),
+        ("rewrite", "model=unchanged,size=xl", "variant size of the config is read with model=gpt"),
+    ],
+)
+def test_a_variant_that_would_be_ignored_is_refused(config, variant, message):
+    with pytest.raises(UserError, match=message):
+        importlib.import_module(f"configs.{config}").get_config(variant)
+
+
+@pytest.mark.parametrize(
     ("variant", "message"),
     [
         ("modle=bm25", "did you mean"),
