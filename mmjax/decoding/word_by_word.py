@@ -67,7 +67,7 @@ def word_by_word(
 
 
 def _choose(
-    logits: Float[Array, "B K V"], options: DecodingOptions, keys: Key[Array, B] | None
+    logits: Float[Array, "B K V"], options: DecodingOptions, keys: Key[Array, " B"] | None
 ) -> Int[Array, "B K"]:
     if not options.sample:
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
@@ -79,5 +79,5 @@ def _choose(
     return jax.vmap(jax.random.categorical)(keys, logits).astype(jnp.int32)
 
 
-def _folded(keys: Key[Array, B] | None, count: Array) -> Key[Array, B] | None:
+def _folded(keys: Key[Array, " B"] | None, count: Array) -> Key[Array, " B"] | None:
     return None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, count)

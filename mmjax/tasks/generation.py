@@ -277,7 +277,7 @@ def _texts_and_facts(dialogue: Dialogue) -> Iterable[str]:
     yield from facts(dialogue)
 
 
-def _keys(ids: Int[jax.Array, "B L"], mask: Bool[jax.Array, "B L"]) -> Key[jax.Array, B]:
+def _keys(ids: Int[jax.Array, "B L"], mask: Bool[jax.Array, "B L"]) -> Key[jax.Array, " B"]:
     """A key of what each row reads, so that batches of other rows or lengths draw the same."""
     place = jnp.cumsum(mask, axis=1).astype(jnp.uint32)
     # A sum of hashes: of token and place.
