@@ -78,7 +78,7 @@ def test_labels_earn_the_score_of_bm25_and_order_does_not(monkeypatch, tmp_path)
     assert row(found, "first_turns_only")["share"] > 0.2
     assert row(found, "speakers_swapped")["share"] > 0.9  # the other one speaks of other things
     pixels = {"images_blanked", "images_shuffled", "images_of_other_labels"}
-    assert set(found["skipped"]) == {*pixels, "names_masked", SHARED}
+    assert set(found["skipped"]) == {*pixels, "names_masked", "knowledge_dropped", SHARED}
     assert found["skipped"]["images_blanked"] == "the system does not read the pixels of the photos"
     assert found["skipped"]["names_masked"] == "it changes nothing in these data"
     assert "the labels of the photos (" in found["verdict"].partition("; ")[0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 from dataclasses import replace
@@ -250,14 +251,13 @@ def test_what_is_known_is_read_before_the_dialogue_as_nobody_s(vocabulary):
 
 def test_a_fact_is_read_whole_or_not_at_all_and_the_oldest_turns_make_room(vocabulary):
     long = Product("p", "", (("货", "好"), ("退", "了" * 10_000), ("你", "我"), ("要", "的")))
-    known = replace(SHOP, products=(long,))
+    said = (Turn(0, "你" * 30), *SHOP.turns)
+    known = replace(SHOP, turns=said, products=(long,))
     sizes = {"max_length": 36, "knowledge": True, "knowledge_max_length": 13}
-    text, _, _ = row(vocabulary, task_of(vocabulary, **sizes), known, 3)
-    assert text == "<货: 好 ;你: 我 ;A你好B好A我要退货B退了>"
-    text, _, _ = row(vocabulary, task_of(vocabulary, **{**sizes, "max_length": 34}), known, 3)
-    assert text == "<货: 好 ;你: 我 ;好B好A我要退货B退了>"
-    with pytest.raises(UserError, match=r"knowledge_max_length=13 takes more than half of the 22"):
-        task_of(vocabulary, **{**sizes, "max_length": 32})
+    text, _, _ = row(vocabulary, task_of(vocabulary, **sizes), known, 4)
+    assert text == "<货: 好 ;你: 我 ;你你你你A你好B好A我要退货B退了>"
+    with pytest.raises(UserError, match=r"knowledge_max_length=13 takes more than half of the 24"):
+        task_of(vocabulary, **{**sizes, "max_length": 34})
 
 
 def test_of_what_nothing_is_known_nothing_is_read_and_data_of_nothing_are_refused(vocabulary):
@@ -477,15 +477,16 @@ def test_the_photos_of_others_can_be_asked_about_too(vocabulary):
     with jax.set_mesh(mesh):
         data = TaskData(task, options, mesh, 0)
         split = Split(own, build_index(task, own))
-        batch, module = batch_of(task, own), task.module()
-        variables = jax.jit(lambda b: module.init(jax.random.key(0), b, train=False))(batch)
-        variables = jax.tree.map(lambda x: 5 * x, nn.unbox(variables))
+        batch, module, key = batch_of(task, own), task.module(), jax.random.key(0)
+        shapes = nn.unbox(jax.eval_shape(functools.partial(module.init, train=False), key, batch))
+        rng = np.random.default_rng(0)  # positive, as variances are
+        variables = jax.tree.map(lambda x: rng.uniform(0, 1, x.shape).astype(x.dtype), shapes)
         predict, everything = data.predict(variables, split), np.arange(2)
         plainly = predict("log_p", everything)
         exchanged = predict("log_p@images_of_other_labels", everything)
         want = data.predict(variables, Split(other, split.index))("log_p", everything)
     np.testing.assert_allclose(exchanged, want, rtol=1e-5)
-    assert (np.abs(exchanged - plainly)[:, 0] > 1e-4).all()
+    assert (np.abs(exchanged - plainly)[:, 0] > 1e-2).all()
 
 
 def echoes(count: int, seed: int) -> list[Dialogue]:
