@@ -129,6 +129,7 @@ _beside(
         "plain": ("neither fsdp nor recomputation", {**_NO_FSDP, "model.remat": "none"}),
     },
 )
+_beside("respond", {"unrolled": ("layers one after another", {"model.unroll": 0})})
 _beside(
     "respond-xl",
     {
