@@ -130,6 +130,7 @@ _beside(
         "plain": ("neither fsdp nor recomputation", {**_NO_FSDP, "model.remat": "none"}),
     },
 )
+_beside("respond", {"unrolled": ("layers one after another", {"model.unroll": 0})})
 _beside(
     "respond-xl",
     {

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+# A line may also begin so within an attribute: kernels carry text of several lines.
+_END = re.compile(r"^\}(, execution_thread=\S+)?\s*$")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _NAME = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")
 _ARRAY = re.compile(r"([a-z]+\d*\w*)\[([\d,<=]*)\](\{[^}]*\})?")
@@ -112,7 +114,7 @@ def parse(text: str) -> Module:
             if header := _HEADER.match(line):
                 current = computations.setdefault(header[2], {})
                 entry = header[2] if header[1] else entry
-        elif line.startswith("}"):
+        elif _END.match(line):
             current = None
         elif name := _NAME.match(line):
             one = _instruction(line, name)

@@ -22,7 +22,7 @@ from mmjax.observe.flops import kernel_flops
 from mmjax.parallel import rules
 
 B, L = 16, 1024
-GPT = gpt2(layers=2, width=256, heads=4, vocab_size=128, attention_dropout=0.0)
+GPT = gpt2(layers=2, width=256, heads=4, vocab_size=128, dropout=0.0, attention_dropout=0.0)
 BIASED = t5(layers=2, width=256, heads=4, head_dim=64, feed_forward=256, vocab_size=128,
             dropout=0.0).encoder  # fmt: skip
 PAIRS = re.compile(rf"\[\d+,(?:\d+,)?{L},{L}\]")  # [rows, heads, L, L], [heads, L, L]
