@@ -275,7 +275,7 @@ def test_knowledge_is_for_who_writes():
     assert respond.get_config("knowledge").task.knowledge
     assert respond.get_config("demo,knowledge").task.knowledge_max_length == 64
     for key in ("knowledge", "slots"):
-        with pytest.raises(UserError, match="model=gpt, and not for knn"):
+        with pytest.raises(UserError, match="model=gpt, and not with model=knn"):
             respond.get_config(f"model=knn,{key}")
 
 
@@ -479,8 +479,14 @@ def test_the_photos_of_others_can_be_asked_about_too(vocabulary):
         split = Split(own, build_index(task, own))
         batch, module, key = batch_of(task, own), task.module(), jax.random.key(0)
         shapes = nn.unbox(jax.eval_shape(functools.partial(module.init, train=False), key, batch))
-        rng = np.random.default_rng(0)  # positive, as variances are
-        variables = jax.tree.map(lambda x: rng.uniform(0, 1, x.shape).astype(x.dtype), shapes)
+        rng = np.random.default_rng(0)
+        variables = {
+            kind: jax.tree.map(lambda x: draw(x.shape).astype(x.dtype), shapes[kind])
+            for kind, draw in (
+                ("params", lambda shape: rng.normal(0, 0.5, shape)),
+                ("batch_stats", lambda shape: rng.uniform(0.5, 1, shape)),
+            )
+        }
         predict, everything = data.predict(variables, split), np.arange(2)
         plainly = predict("log_p", everything)
         exchanged = predict("log_p@images_of_other_labels", everything)
