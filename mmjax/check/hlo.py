@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-# A line may also begin so within an attribute: kernels carry text of several lines.
+# Not every line that begins so: the notes that a kernel carries have several.
 _END = re.compile(r"^\}(, execution_thread=\S+)?\s*$")
 _HEADER = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 _NAME = re.compile(r"^\s+(ROOT )?%?([\w.\-]+) = ")

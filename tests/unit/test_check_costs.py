@@ -82,6 +82,12 @@ ENTRY %main (p: s32[]) -> f32[32,128] {
 
 ONE_SLICE = [0, 0, 0, 0]
 
+# A Pallas kernel as libtpu writes it: its own notes have several lines.
+KERNEL = """  %kernel = f32[32,128]{1,0:T(8,128)} custom-call(%y), custom_call_target="tpu_custom_call", frontend_attributes={kernel_metadata={
+"xprof_metadata":"{\\"block_q\\": 512}"
+}}, metadata={op_name="attention"}
+"""  # noqa: E501 - as XLA writes it
+
 
 def test_a_tpu_programs_loop_counts_each_collective_once_per_trip():
     found = count(TPU, ONE_SLICE)
@@ -92,6 +98,17 @@ def test_a_tpu_programs_loop_counts_each_collective_once_per_trip():
         "all-gather": Traffic(6, 6 * gathered / 2),
         "reduce-scatter": Traffic(6, 6 * reduced / 2),
     }
+
+
+def test_a_kernel_in_a_loop_hides_nothing_that_follows_it_and_waits_for_its_flops():
+    without, found = (
+        count(TPU.replace("  %part =", f"{k}  %part ="), ONE_SLICE) for k in ("", KERNEL)
+    )
+    assert (found.flops, found.collectives) == (without.flops, without.collectives)
+    assert found.bytes_moved == without.bytes_moved + 6 * 2 * 32 * 128 * 4
+    assert (without.silent_kernels, found.silent_kernels) == (0, 1)
+    told = found.with_kernels(5.0)
+    assert (told.flops, told.silent_kernels) == (found.flops + 5.0, 0)
 
 
 def test_what_stays_on_the_chip_is_not_moved_and_of_a_stack_only_the_slice_is():
