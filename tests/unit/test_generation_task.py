@@ -479,18 +479,15 @@ def test_the_photos_of_others_can_be_asked_about_too(vocabulary):
         split = Split(own, build_index(task, own))
         batch, module, key = batch_of(task, own), task.module(), jax.random.key(0)
         shapes = nn.unbox(jax.eval_shape(functools.partial(module.init, train=False), key, batch))
-        rng = np.random.default_rng(0)
-        variables = {
-            kind: jax.tree.map(lambda x: draw(x.shape).astype(x.dtype), shapes[kind])
-            for kind, draw in (
-                ("params", lambda shape: rng.normal(0, 0.5, shape)),
-                ("batch_stats", lambda shape: rng.uniform(0.5, 1, shape)),
+        rng, drawn = np.random.default_rng(0), {}
+        for kind, least in (("params", -1.0), ("batch_stats", 0.5)):
+            drawn[kind] = jax.tree.map(
+                lambda x, least=least: rng.uniform(least, 1, x.shape).astype(x.dtype), shapes[kind]
             )
-        }
-        predict, everything = data.predict(variables, split), np.arange(2)
+        predict, everything = data.predict(drawn, split), np.arange(2)
         plainly = predict("log_p", everything)
         exchanged = predict("log_p@images_of_other_labels", everything)
-        want = data.predict(variables, Split(other, split.index))("log_p", everything)
+        want = data.predict(drawn, Split(other, split.index))("log_p", everything)
     np.testing.assert_allclose(exchanged, want, rtol=1e-5)
     assert (np.abs(exchanged - plainly)[:, 0] > 1e-2).all()
 
