@@ -58,6 +58,10 @@ class LoopState:
     lines: int = 0
     seconds: float = 0.0
 
+    def __post_init__(self):
+        # JSON knows no tuples.
+        self.own_best = {name: (step, value) for name, (step, value) in self.own_best.items()}
+
     @property
     def best_steps(self) -> set[int]:
         """Of all states that are kept for a metric."""

@@ -65,7 +65,9 @@ def temporaries(program: Any) -> int:
 def test_no_array_of_all_pairs_is_left():
     (_, fused), (_, plain) = compiled(GPT, "fused"), compiled(GPT, "plain")
     assert PAIRS.search(plain.as_text()) and not PAIRS.search(fused.as_text())
-    assert temporaries(fused) < temporaries(plain)
+    # Less than one such array of bfloat16 on a chip. (XLA keeps some of the plain one's next to the
+    # cores, so that its temporaries are no measure.)
+    assert temporaries(fused) < (B // 2) * (4 // 2) * L * L * 2
 
 
 def test_of_a_bias_only_its_own_pairs_are_left_and_those_of_one_row():
