@@ -111,6 +111,7 @@ def get_config(variant: str = "") -> ConfigDict:
 def _gpt(arg: SimpleNamespace) -> ConfigDict:
     preset, rate = SIZES[arg.size]
     seen = f", {arg.images}" if arg.images else ""
+    seen += ", told of the products" if arg.knowledge else ""
     size = 64 if arg.demo else 224
     task = ResponseOptions(
         role=arg.role or None,
