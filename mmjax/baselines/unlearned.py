@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -15,7 +16,7 @@ from mmjax.systems import Judge
 from mmjax.workdir import WorkDir
 
 
-class UnlearnedSystem:
+class UnlearnedSystem(abc.ABC):
     """See `mmjax.systems.System` for the members.
 
     Attributes:
@@ -35,8 +36,9 @@ class UnlearnedSystem:
         self._options = config_lib.build_sections(config, self._sections)
         self._task = text(self._options["task"])
 
+    @abc.abstractmethod
     def _evaluate(self, split: Split) -> Evaluation:
-        raise NotImplementedError
+        """What its answers to a split are worth."""
 
     def identity(self) -> Mapping[str, Any]:
         return config_lib.identity(self._config, self._sections)
