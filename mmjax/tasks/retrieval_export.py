@@ -16,7 +16,7 @@ from mmjax.pretrained.exported import ModelFolder, linear
 from mmjax.pretrained.images import image_content
 from mmjax.pretrained.sentence_folder import sentence_files
 from mmjax.pretrained.writing import transformer_content
-from mmjax.tasks.retrieval_examples import RetrievalOptions
+from mmjax.tasks.retrieval_examples import Query, RetrievalOptions
 
 
 def dual_encoder_folders(
@@ -47,7 +47,7 @@ def dual_encoder_folders(
             max_length=options.query_max_length,
             head=heads["query"],
             card=_QUERY.format(
-                who={"sharer": "the one who shares", "both": "both"}[options.query],
+                whose=_WHOSE[options.query],
                 end={"end": "last", "start": "first"}[options.keep],
                 count=options.query_max_length,
                 also=_ALSO_LABELS.format(separator=options.label_separator)
@@ -162,9 +162,16 @@ layer after it, and `modules.json` whether the result is scaled to length 1.
 _QUERY = """\
 The vector of a dialogue, which is near those of the photos that fit it (PhotoChat, task B).
 
-The text is what was said so far by {who}, turns joined by a space, as [CLS] text [SEP]; of a
+The text is what was said so far by {whose}, as [CLS] text [SEP]; of a
 longer one the {end} tokens of {count} are kept (`truncation=True`).{also}
 """
+
+_WHOSE: Mapping[Query, str] = {
+    "sharer": "the one who shares, turns joined by a space",
+    "both": "both, turns joined by a space",
+    "marked": """both, turns joined by a space,
+with "me:" before those of the one who shares and "you:" before the other's""",
+}
 
 _ALSO_LABELS = """
 The same folder makes the vector of a photo, of the text of its labels joined by {separator!r}."""

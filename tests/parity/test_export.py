@@ -36,6 +36,7 @@ from mmjax.tasks.intent import ModelOptions as IntentModel
 from mmjax.tasks.intent_examples import turns_before_share
 from mmjax.tasks.retrieval import ModelOptions as RetrievalModel
 from mmjax.tasks.retrieval import RetrievalOptions, RetrievalTask
+from mmjax.tasks.retrieval_examples import Query
 from mmjax.workdir import WorkDir
 from tests.parity import test_tokenizer_families as families
 
@@ -413,10 +414,12 @@ def tiny_presets(monkeypatch):
         monkeypatch.setitem(presets.IMAGE_PRESETS, f"tiny-{stem}", network)
 
 
-def retrieval_task(fitted: Path, candidate: str, keep: str = "end", **model: Any) -> Any:
+def retrieval_task(
+    fitted: Path, candidate: str, keep: str = "end", query: Query = "both", **model: Any
+) -> Any:
     options = RetrievalOptions(
         candidate=candidate,
-        query="both",
+        query=query,
         query_max_length=20,
         label_max_length=6,
         keep=keep,
@@ -455,6 +458,18 @@ def test_text_towers_give_the_same_vectors(model, folders, fitted, tiny_presets,
     told = json.loads((tmp_path / "scores" / "config.json").read_text())
     scale = module.apply(variables, method=DualEncoder._scale)
     assert told["logit_scale"] == pytest.approx(float(scale), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [("sharer", "by the one who shares, "), ("both", "by both, "), ("marked", '"me:" before')],
+)
+def test_the_card_of_a_query_says_whose_turns_it_is_made_of(
+    query, said, fitted, tiny_presets, tmp_path
+):
+    task = retrieval_task(fitted, "labels", query=query, joint_dim=24, shared=True)
+    exported(task, tmp_path, dialogues=SHARING)
+    assert said in (tmp_path / "query" / "README.md").read_text()
 
 
 def photo_batch(task: Any, texts: list[tuple[str, str]]) -> dict[str, np.ndarray]:
