@@ -37,7 +37,8 @@ class Bm25System(UnlearnedSystem):
 
     def __init__(self, config: Mapping[str, Any]):
         module = task_module(config["task_name"])
-        super().__init__(config, {"task": module.OPTIONS, "bm25": Bm25Options}, module.TEXT)
+        super().__init__(config, {"task": module.OPTIONS, "bm25": Bm25Options})
+        self._task = module.TEXT(self._options["task"])
 
     def predict(self, workdir: WorkDir, split: str, top: int) -> list[dict[str, Any]]:
         data = self._split(split)

@@ -6,33 +6,31 @@ the nearest photos; TransResNet then chooses among them. Nothing is learned here
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from mmjax import config as config_lib
 from mmjax import storage
 from mmjax.artifacts import artifact_folder, parent
 from mmjax.asked_network import AskedNetwork, open_run, open_weights_of
 from mmjax.baselines.knn_encoder import PretrainedEncoderTask
 from mmjax.baselines.knn_options import KnnOptions
-from mmjax.config import DataOptions, EvalOptions, LoaderOptions, MeshOptions
+from mmjax.baselines.unlearned import UnlearnedSystem
+from mmjax.config import LoaderOptions, MeshOptions
 from mmjax.data.loader import check_divides
 from mmjax.data.sources import Source
 from mmjax.data.splits import Split, open_source
 from mmjax.errors import UserError
 from mmjax.evaluators import Evaluation
 from mmjax.evaluators_generation import judged_texts
-from mmjax.parallel import distributed
 from mmjax.parallel.mesh import make_mesh
 from mmjax.parallel.scores import DOT_PRODUCT, SQUARED_DISTANCE
 from mmjax.parallel.topk import top_k
-from mmjax.systems import Judge
-from mmjax.tasks.response_ranking import RankingOptions
+from mmjax.tasks.response_ranking import RankingExamples, RankingOptions
 from mmjax.workdir import WorkDir
 
 RANKING = "response_ranking"  # the task of TransResNet
@@ -45,20 +43,20 @@ class Candidates(NamedTuple):
     score: np.ndarray
 
 
-class KnnSystem:
+class KnnSystem(UnlearnedSystem):
     """See `mmjax.systems.System` for the members."""
 
+    nothing_to_choose = "k-NN has nothing to choose"
+    reads_train = True
+
     def __init__(self, config: Mapping[str, Any]):
-        self._config = config
-        self._sections = {
-            "data": DataOptions,
-            "eval": EvalOptions,
+        sections = {
             "loader": LoaderOptions,
             "mesh": MeshOptions,
             "task": RankingOptions,
             "knn": KnnOptions,
         }
-        self._options = config_lib.build_sections(config, self._sections)
+        super().__init__(config, sections)
         self._mesh = make_mesh(self._options["mesh"])
         check_divides(self._mesh, self._options["eval"].batch_size)
         knn = self._options["knn"]
@@ -74,62 +72,11 @@ class KnnSystem:
                 "hub id such as microsoft/resnet-18; or set config.knn.image_top=0."
             )
 
-    def identity(self) -> Mapping[str, Any]:
-        return config_lib.identity(self._config, self._sections)
-
-    def judging_keys(self) -> set[str]:
-        return config_lib.judging_keys(self._sections)
-
-    def train(self, workdir: WorkDir) -> None:
-        began = time.perf_counter()
-        names = ["dev", "test"] if self._options["eval"].test else ["dev"]
-        splits, evaluations = {}, {}
-        with jax.set_mesh(self._mesh):
-            for name in names:  # one that is missing is told before the work
-                self._source(name)
-            for name in names:
-                if name == "test" and distributed.is_main():
-                    workdir.look_at_test("k-NN has nothing to choose")
-                splits[name] = self._split(self._source(name))
-                evaluations[name] = self._evaluate(splits[name])
-        if not distributed.is_main():
-            return
-        train = self._source("train")
-        sizes = {name: len(split.index) for name, split in splits.items()}
-        workdir.write_result(
-            config=self._config,
-            dataset={
-                "name": train.name.rpartition(":")[0],
-                "fingerprint": train.fingerprint,
-                "sizes": {"train": len(self._split(train).index), **sizes},
-            },
-            evaluations=evaluations,
-            ids={name: split.ids() for name, split in splits.items()},
-            steps=0,
-            seconds=time.perf_counter() - began,
-            parents=self._parents(),
-        )
-
-    def evaluate(self, workdir: WorkDir, split: str) -> Evaluation:
-        judge = self.judge(workdir)
-        return judge.evaluate(judge.open(split))
-
-    def judge(self, workdir: WorkDir) -> Judge:
-        def opened(name: str) -> Split:
-            with jax.set_mesh(self._mesh):
-                return self._split(self._source(name))
-
-        def evaluate(split: Split) -> Evaluation:
-            with jax.set_mesh(self._mesh):
-                return self._evaluate(split)
-
-        return Judge(self._encoder.task, opened, evaluate)
-
     def predict(self, workdir: WorkDir, split: str, top: int) -> list[dict[str, Any]]:
-        with jax.set_mesh(self._mesh):
-            data = self._split(self._source(split))
+        with self._on_mesh():
+            data = self._split(split)
             found = self._candidates(data)
-        texts, task = self._responses(), self._encoder.task
+        texts = self._responses()
         answers = []
         for number, name in enumerate(data.ids()):
             pairs = zip(found.example[number].tolist(), found.score[number].tolist(), strict=True)
@@ -137,15 +84,14 @@ class KnnSystem:
             for example, score in pairs:
                 if example >= 0:
                     best.setdefault(texts[example], score)
-            answers.append({"id": name, **task.told(data, number, list(best.items())[:top])})
+            answers.append({"id": name, **self._task.told(data, number, list(best.items())[:top])})
         return answers
 
     def export(self, workdir: WorkDir) -> list[str]:
         raise UserError("k-NN has no weights of its own: there is nothing to export.")
 
     def page(self, path: Any, split: str, answers: list[dict[str, Any]]) -> None:
-        data = self._split(self._source(split))
-        self._encoder.task.page(path, data, answers, self._config["label"])
+        self._task.page(path, self._split(split), answers, self._config["label"])
 
     # The steps, in order.
 
@@ -160,14 +106,17 @@ class KnnSystem:
     def _sources(self) -> dict[str, Source]:
         return {}
 
-    def _split(self, source: Source) -> Split:
-        return self._encoder.split(source)
+    def _split(self, name: str) -> Split:
+        return self._encoder.split(self._source(name))
+
+    def _on_mesh(self) -> contextlib.AbstractContextManager:
+        return jax.set_mesh(self._mesh)
 
     def _evaluate(self, split: Split) -> Evaluation:
         found, texts = self._candidates(split), self._responses()
         index = split.index
         right = [
-            self._encoder.task.references(split.source[int(i)], int(turn))
+            self._task.references(split.source[int(i)], int(turn))
             for i, turn in zip(index.record, index.sub, strict=True)
         ]
         said = [texts[example] for example in found.example[:, 0].tolist()]
@@ -217,7 +166,7 @@ class KnnSystem:
         score = {"l2": SQUARED_DISTANCE, "inner_product": DOT_PRODUCT}[
             self._options["knn"].distance
         ]
-        record = self._split(self._source("train")).index.record
+        record = self._split("train").index.record
         ids = np.arange(len(pool), dtype=np.int32)
         if present is not None:
             ids = np.where(present, ids, -1)
@@ -244,10 +193,9 @@ class KnnSystem:
 
     def _responses(self) -> Sequence[str]:
         """What was answered in each training example."""
-        split = self._split(self._source("train"))
+        split = self._split("train")
         pairs = zip(split.index.record, split.index.sub, strict=True)
-        task = self._encoder.task
-        return [task.response(split.source[int(i)], int(turn)) for i, turn in pairs]
+        return [self._task.response(split.source[int(i)], int(turn)) for i, turn in pairs]
 
     # The networks.
 
@@ -259,6 +207,10 @@ class KnnSystem:
     def _vectors(self) -> str:
         """The encoder's predictor."""
         return "context" if self._options["knn"].encoder.startswith("run://") else "text"
+
+    @property
+    def _task(self) -> RankingExamples:
+        return self._encoder.task
 
     @functools.cached_property
     def _encoder(self) -> AskedNetwork:
@@ -282,7 +234,7 @@ class KnnSystem:
         if task.weights is not None:
             task.load(task.weights.path)
         elif self._vectors == "text":
-            task.load(self._encoder.task.weights.path)
+            task.load(self._task.weights.path)
         else:
             folder = artifact_folder(self._options["knn"].encoder) / "preprocessing"
             with storage.local_folder(folder) as here:

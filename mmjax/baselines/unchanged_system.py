@@ -22,7 +22,8 @@ class UnchangedSystem(UnlearnedSystem):
 
     def __init__(self, config: Mapping[str, Any]):
         module = task_module(config["task_name"])
-        super().__init__(config, {"task": module.OPTIONS}, lambda _: module.TEXT())
+        super().__init__(config, {"task": module.OPTIONS})
+        self._task = module.TEXT()
 
     def predict(self, workdir: WorkDir, split: str, top: int) -> list[dict[str, Any]]:
         data = self._split(split)

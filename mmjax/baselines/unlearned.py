@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import abc
+import contextlib
 import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from mmjax import config as config_lib
 from mmjax.config import DataOptions, EvalOptions
+from mmjax.data.examples import Featurizer
 from mmjax.data.splits import Split, open_split
 from mmjax.evaluators import Evaluation
 from mmjax.parallel import distributed
@@ -21,24 +23,37 @@ class UnlearnedSystem(abc.ABC):
 
     Attributes:
       nothing_to_choose: why the test split may be looked at with no choice made on dev.
+      reads_train: whether its answers come from the training split.
     """
 
     nothing_to_choose: ClassVar[str]
+    _task: Featurizer  # what makes its examples
+    reads_train: ClassVar[bool] = False
 
-    def __init__(self, config: Mapping[str, Any], sections: Mapping[str, Any], text: Any):
+    def __init__(self, config: Mapping[str, Any], sections: Mapping[str, Any]):
         """
         Args:
           sections: those of the config that the system reads beside "data" and "eval".
-          text: options of the task -> what makes its examples.
         """
         self._config = config
         self._sections = {"data": DataOptions, "eval": EvalOptions, **sections}
         self._options = config_lib.build_sections(config, self._sections)
-        self._task = text(self._options["task"])
 
     @abc.abstractmethod
     def _evaluate(self, split: Split) -> Evaluation:
         """What its answers to a split are worth."""
+
+    def _split(self, name: str) -> Split:
+        """A split by its name."""
+        return open_split(self._task, self._options["data"], name)
+
+    def _on_mesh(self) -> contextlib.AbstractContextManager:
+        """The devices that compute with arrays cut over them, where there is any use for them."""
+        return contextlib.nullcontext()
+
+    def _parents(self) -> list[dict[str, str]]:
+        """What it uses that others have learned."""
+        return []
 
     def identity(self) -> Mapping[str, Any]:
         return config_lib.identity(self._config, self._sections)
@@ -49,34 +64,44 @@ class UnlearnedSystem(abc.ABC):
     def train(self, workdir: WorkDir) -> None:
         began = time.perf_counter()
         names = ["dev", "test"] if self._options["eval"].test else ["dev"]
-        splits, evaluations = {}, {}
-        for name in names:
-            if name == "test" and distributed.is_main():
-                workdir.look_at_test(self.nothing_to_choose)
-            splits[name] = self._split(name)
-            evaluations[name] = self._evaluate(splits[name])
+        evaluations = {}
+        with self._on_mesh():
+            # One that is missing is told before the work.
+            splits = {name: self._split(name) for name in names}
+            for name, split in splits.items():
+                if name == "test" and distributed.is_main():
+                    workdir.look_at_test(self.nothing_to_choose)
+                evaluations[name] = self._evaluate(split)
         if not distributed.is_main():
             return
-        source = splits["dev"].source
+        described = {"train": self._split("train")} if self.reads_train else {}
+        described |= splits
+        source = next(iter(described.values())).source
         workdir.write_result(
             config=self._config,
             dataset={
                 "name": source.name.rpartition(":")[0],
                 "fingerprint": source.fingerprint,
-                "sizes": {name: len(split.index) for name, split in splits.items()},
+                "sizes": {name: len(split.index) for name, split in described.items()},
             },
             evaluations=evaluations,
             ids={name: split.ids() for name, split in splits.items()},
             steps=0,
             seconds=time.perf_counter() - began,
-            parents=[],
+            parents=self._parents(),
         )
 
     def evaluate(self, workdir: WorkDir, split: str) -> Evaluation:
-        return self._evaluate(self._split(split))
+        judge = self.judge(workdir)
+        return judge.evaluate(judge.open(split))
 
     def judge(self, workdir: WorkDir) -> Judge:
-        return Judge(self._task, self._split, self._evaluate)
+        def opened(name: str) -> Split:
+            with self._on_mesh():
+                return self._split(name)
 
-    def _split(self, name: str) -> Split:
-        return open_split(self._task, self._options["data"], name)
+        def evaluate(split: Split) -> Evaluation:
+            with self._on_mesh():
+                return self._evaluate(split)
+
+        return Judge(self._task, opened, evaluate)
