@@ -26,12 +26,12 @@ from benchmarks.prepared import fit
 from benchmarks.timing import alternate, compare
 from benchmarks.training import Training
 from configs.intent import PREFIXES, TURNS_PER_DIALOGUE
-from mmjax.config import DataOptions, LoaderOptions, MeshOptions
 from mmjax.data.loader import Loader
 from mmjax.data.plan import TrainPlan
 from mmjax.data.splits import index_split, open_source
 from mmjax.errors import UserError
 from mmjax.observe.chips import peak_flops
+from mmjax.options import DataOptions, LoaderOptions, MeshOptions
 from mmjax.parallel.mesh import make_mesh
 from mmjax.tasks.intent import IntentOptions, ModelOptions, intent_task
 

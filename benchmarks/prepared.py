@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from mmjax.config import DataOptions, LoaderOptions, MeshOptions
 from mmjax.data.images import ImageOptions
 from mmjax.data.loader import Loader
 from mmjax.data.plan import TrainPlan
@@ -13,6 +12,7 @@ from mmjax.data.sources import Source
 from mmjax.data.splits import Split, open_source, open_split
 from mmjax.data.tokenizers import Tokenizer, load_tokenizer
 from mmjax.errors import UserError
+from mmjax.options import DataOptions, LoaderOptions, MeshOptions
 from mmjax.parallel.mesh import make_mesh
 from mmjax.tasks.base import Task
 from mmjax.tasks.retrieval import ModelOptions, RetrievalOptions, RetrievalTask

@@ -24,16 +24,11 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from configs.respond import FINE_TUNED, SIZES, training
-from mmjax.config import (
-    CommonDataOptions,
-    EvalOptions,
-    check_choices,
-    new_config,
-    parse_variant,
-)
+from mmjax.config import check_choices, parse_variant
 from mmjax.data.images import ImageOptions
 from mmjax.decoding.options import DecodingOptions
 from mmjax.mixing import MEAN
+from mmjax.options import CommonDataOptions, EvalOptions, new_config
 from mmjax.tasks.dialogue import DialogueMixture, DialogueOptions
 from mmjax.tasks.generation_model import ModelOptions
 from mmjax.tasks.mixture import ShareOptions

@@ -18,18 +18,17 @@ from types import SimpleNamespace
 
 from ml_collections import ConfigDict
 
-from mmjax.config import (
+from mmjax.config import check_choices, parse_variant
+from mmjax.errors import UserError
+from mmjax.optim.build import OptimOptions
+from mmjax.options import (
     DataOptions,
     EvalOptions,
     MeshOptions,
     ObserveOptions,
     TrainOptions,
-    check_choices,
     new_config,
-    parse_variant,
 )
-from mmjax.errors import UserError
-from mmjax.optim.build import OptimOptions
 from mmjax.tasks.intent import IntentOptions, ModelOptions
 
 # model -> name in tables, size -> preset

@@ -15,17 +15,16 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from mmjax.config import (
+from mmjax.config import check_choices, parse_variant
+from mmjax.optim.build import OptimOptions
+from mmjax.options import (
     DataOptions,
     EvalOptions,
     MeshOptions,
     ObserveOptions,
     TrainOptions,
-    check_choices,
     new_config,
-    parse_variant,
 )
-from mmjax.optim.build import OptimOptions
 from mmjax.tasks.rerank import RerankOptions
 from mmjax.tasks.text_classifier import ModelOptions
 

@@ -26,21 +26,19 @@ from types import SimpleNamespace
 from ml_collections import ConfigDict
 
 from mmjax.baselines.knn_options import KnnOptions
-from mmjax.config import (
+from mmjax.config import check_choices, check_read, parse_variant
+from mmjax.data.images import ImageOptions
+from mmjax.decoding.options import DecodingOptions
+from mmjax.optim.build import OptimOptions
+from mmjax.options import (
     DataOptions,
     EvalOptions,
     LoaderOptions,
     MeshOptions,
     ObserveOptions,
     TrainOptions,
-    check_choices,
-    check_read,
     new_config,
-    parse_variant,
 )
-from mmjax.data.images import ImageOptions
-from mmjax.decoding.options import DecodingOptions
-from mmjax.optim.build import OptimOptions
 from mmjax.tasks.generation_model import ModelOptions
 from mmjax.tasks.response import ResponseOptions
 from mmjax.tasks.response_ranking import RankingOptions

@@ -30,20 +30,19 @@ from types import SimpleNamespace
 from ml_collections import ConfigDict
 
 from mmjax.baselines.bm25_system import Bm25Options
-from mmjax.config import (
+from mmjax.config import check_choices, parse_variant
+from mmjax.data.images import ImageOptions
+from mmjax.errors import UserError
+from mmjax.models.presets import IMAGE_PRESETS
+from mmjax.optim.build import OptimOptions
+from mmjax.options import (
     DataOptions,
     EvalOptions,
     MeshOptions,
     ObserveOptions,
     TrainOptions,
-    check_choices,
     new_config,
-    parse_variant,
 )
-from mmjax.data.images import ImageOptions
-from mmjax.errors import UserError
-from mmjax.models.presets import IMAGE_PRESETS
-from mmjax.optim.build import OptimOptions
 from mmjax.published.tables import no_single_run
 from mmjax.tasks.retrieval import ModelOptions, RetrievalOptions, ScanOptions
 

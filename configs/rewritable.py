@@ -15,18 +15,17 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from mmjax.config import (
+from mmjax.config import check_choices, parse_variant
+from mmjax.errors import UserError
+from mmjax.optim.build import OptimOptions
+from mmjax.options import (
     DataOptions,
     EvalOptions,
     MeshOptions,
     ObserveOptions,
     TrainOptions,
-    check_choices,
     new_config,
-    parse_variant,
 )
-from mmjax.errors import UserError
-from mmjax.optim.build import OptimOptions
 from mmjax.tasks.rewritable import RewritableModelOptions, RewritableOptions
 
 # model -> kind of network, preset of its text, learning rate.

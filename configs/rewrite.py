@@ -18,16 +18,10 @@ from __future__ import annotations
 from ml_collections import ConfigDict
 
 from configs.respond import FINE_TUNED, SIZES, batch_norm, training
-from mmjax.config import (
-    DataOptions,
-    EvalOptions,
-    check_choices,
-    check_read,
-    new_config,
-    parse_variant,
-)
+from mmjax.config import check_choices, check_read, parse_variant
 from mmjax.data.images import ImageOptions
 from mmjax.decoding.options import DecodingOptions
+from mmjax.options import DataOptions, EvalOptions, new_config
 from mmjax.tasks.generation_model import ModelOptions
 from mmjax.tasks.rewrite import RewriteOptions
 

@@ -13,10 +13,10 @@ from jax.sharding import Mesh
 from mmjax import config as config_lib
 from mmjax import storage, train_state, trainer
 from mmjax.artifacts import artifact_folder, check_artifact, read_artifact
-from mmjax.config import DataOptions
 from mmjax.data.sources import Source
 from mmjax.data.splits import Split, index_split
 from mmjax.errors import UserError
+from mmjax.options import DataOptions
 from mmjax.programs import config_sections, make_task
 from mmjax.task_data import TaskData
 

@@ -11,10 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from mmjax.config import DataOptions, suggestion
+from mmjax.config import suggestion
 from mmjax.data.plan import SMALLEST_SHARE
 from mmjax.errors import UserError
 from mmjax.evaluators import Evaluation, of_part
+from mmjax.options import DataOptions
 from mmjax.tasks.base import Task
 from mmjax.tasks.mixture import ShareOptions
 

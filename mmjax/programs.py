@@ -20,6 +20,7 @@ from mmjax.errors import UserError
 from mmjax.mixing import check_mixture, metric_names
 from mmjax.optim.build import OptimOptions, build_optimizer, build_schedule, in_steps
 from mmjax.optim.trained import make_split
+from mmjax.options import LOOP_SECTIONS, TrainOptions
 from mmjax.steps import TrainStep, make_train_step
 from mmjax.tasks import task_module
 
@@ -43,7 +44,7 @@ def config_sections(config: Mapping[str, Any]) -> dict[str, type]:
     """The options of each section of a network's config."""
     module = task_module(config["task_name"])
     return {
-        **config_lib.LOOP_SECTIONS,
+        **LOOP_SECTIONS,
         "task": module.OPTIONS,
         "model": module.MODEL_OPTIONS,
         "optim": OptimOptions,
@@ -149,7 +150,7 @@ def make_training(
     return Training(module, abstract, init, step)
 
 
-def _check_micro_batch(task: Any, train: config_lib.TrainOptions, mesh: Mesh) -> None:
+def _check_micro_batch(task: Any, train: TrainOptions, mesh: Mesh) -> None:
     if (size := train.micro_batch_size) is None:
         return
     check_divides(mesh, size)
@@ -166,7 +167,7 @@ def _check_micro_batch(task: Any, train: config_lib.TrainOptions, mesh: Mesh) ->
         )
 
 
-def _check_packing(task: Any, train: config_lib.TrainOptions) -> None:
+def _check_packing(task: Any, train: TrainOptions) -> None:
     if train.packed_length is None:
         return
     if not task.packs:

@@ -20,13 +20,13 @@ from mmjax.asked_network import AskedNetwork, open_run, open_weights_of
 from mmjax.baselines.knn_encoder import PretrainedEncoderTask
 from mmjax.baselines.knn_options import KnnOptions
 from mmjax.baselines.unlearned import UnlearnedSystem
-from mmjax.config import LoaderOptions, MeshOptions
 from mmjax.data.loader import check_divides
 from mmjax.data.sources import Source
 from mmjax.data.splits import Split, open_source
 from mmjax.errors import UserError
 from mmjax.evaluators import Evaluation
 from mmjax.evaluators_generation import judged_texts
+from mmjax.options import LoaderOptions, MeshOptions
 from mmjax.parallel.mesh import make_mesh
 from mmjax.parallel.scores import DOT_PRODUCT, SQUARED_DISTANCE
 from mmjax.parallel.topk import top_k

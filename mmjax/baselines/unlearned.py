@@ -9,10 +9,10 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from mmjax import config as config_lib
-from mmjax.config import DataOptions, EvalOptions
 from mmjax.data.examples import Featurizer
 from mmjax.data.splits import Split, open_split
 from mmjax.evaluators import Evaluation
+from mmjax.options import DataOptions, EvalOptions
 from mmjax.parallel import distributed
 from mmjax.systems import Judge
 from mmjax.workdir import WorkDir

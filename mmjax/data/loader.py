@@ -23,7 +23,6 @@ import numpy as np
 from absl import flags
 from jax.sharding import Mesh, NamedSharding
 
-from mmjax.config import LoaderOptions
 from mmjax.data.batches import HostBatches
 from mmjax.data.examples import Featurizer
 from mmjax.data.index import ExampleIndex
@@ -32,6 +31,7 @@ from mmjax.data.packing import Packing
 from mmjax.data.plan import EvalPlan, TrainPlan
 from mmjax.data.sources import Source
 from mmjax.errors import UserError
+from mmjax.options import LoaderOptions
 from mmjax.parallel import rules
 
 

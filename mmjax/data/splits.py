@@ -7,13 +7,13 @@ import os
 
 import numpy as np
 
-from mmjax.config import DataOptions
 from mmjax.data.examples import Featurizer
 from mmjax.data.index import ExampleIndex, open_index
 from mmjax.data.mirror import local_dir
 from mmjax.data.perturb import perturbed
 from mmjax.data.sources import Source, open_dataset
 from mmjax.errors import UserError
+from mmjax.options import DataOptions
 
 # config.data.pixels -> the perturbation.
 _PIXELS = {"blank": "images_blanked", "shuffled": "images_shuffled"}

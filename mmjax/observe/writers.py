@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 
 from mmjax import storage
-from mmjax.config import ObserveOptions
 from mmjax.errors import UserError
+from mmjax.options import ObserveOptions
 
 
 class Writer(Protocol):

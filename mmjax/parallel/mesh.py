@@ -11,8 +11,8 @@ import numpy as np
 from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh
 
-from mmjax.config import MeshOptions
 from mmjax.errors import UserError
+from mmjax.options import MeshOptions
 
 AXES = ("data", "fsdp", "tensor")
 

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 
-from mmjax.config import CommonDataOptions
 from mmjax.errors import UserError
+from mmjax.options import CommonDataOptions
 from mmjax.tasks.generation_model import ModelOptions
 from mmjax.tasks.mixture import Mixture, MixtureOptions, ShareOptions
 from mmjax.tasks.response import ResponseOptions, response_task

@@ -32,7 +32,7 @@ class ShareOptions:
     """What one task brings to a mixture.
 
     Attributes:
-      dataset, manual_dir: see `mmjax.config.DataOptions`.
+      dataset, manual_dir: see `mmjax.options.DataOptions`.
       weight: how many of its examples are learned for so many of the others', as their weights say.
       metric: the figure on dev by which its own best state is kept, and whose mean over the tasks
         is "mean".

@@ -9,7 +9,7 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from mmjax.checkpoint.store import CheckpointStore
-from mmjax.config import MeshOptions
+from mmjax.options import MeshOptions
 from mmjax.parallel.mesh import make_mesh
 
 SPECS = {

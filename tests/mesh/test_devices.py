@@ -14,13 +14,14 @@ from jax.sharding import PartitionSpec as P
 
 from configs.retrieval import get_config
 from mmjax import train_state
-from mmjax.config import LOOP_SECTIONS, MeshOptions, build_sections, to_dict
+from mmjax.config import build_sections, to_dict
 from mmjax.data.index import build_index
 from mmjax.data.loader import Loader
 from mmjax.data.plan import TrainPlan
 from mmjax.data.sources import ListSource
 from mmjax.errors import UserError
 from mmjax.optim.build import OptimOptions, build_optimizer
+from mmjax.options import LOOP_SECTIONS, MeshOptions
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import make_mesh
 from mmjax.steps import make_predict_steps, make_train_step

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from jax.sharding import PartitionSpec as P
 
-from mmjax.config import MeshOptions
 from mmjax.models.layers import Projection
 from mmjax.optim.build import OptimOptions, build_optimizer
 from mmjax.optim.lora import LoraOptions
 from mmjax.optim.trained import make_split
+from mmjax.options import MeshOptions
 from mmjax.parallel.mesh import make_mesh
 from mmjax.steps import make_train_step
 from mmjax.train_state import abstract_params, abstract_state, init_state

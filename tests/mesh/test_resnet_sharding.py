@@ -12,8 +12,8 @@ import pytest
 from flax import linen as nn
 from jax.sharding import NamedSharding
 
-from mmjax.config import MeshOptions
 from mmjax.models.resnet import ResNet, ResNetConfig
+from mmjax.options import MeshOptions
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import make_mesh
 from mmjax.parallel.rules import partition_spec

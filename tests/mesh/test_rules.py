@@ -10,8 +10,8 @@ import pytest
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from mmjax.config import MeshOptions
 from mmjax.errors import UserError
+from mmjax.options import MeshOptions
 from mmjax.parallel import rules
 from mmjax.parallel.mesh import make_mesh
 

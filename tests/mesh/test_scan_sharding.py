@@ -8,7 +8,6 @@ import jax
 import numpy as np
 import pytest
 
-from mmjax.config import MeshOptions
 from mmjax.losses.objective import Objective, PairTerm
 from mmjax.losses.pairwise import HardestHinge
 from mmjax.metrics.retrieval import ranking_from_embeddings
@@ -16,6 +15,7 @@ from mmjax.models.gru import GruConfig
 from mmjax.models.scan import Scan, ScanConfig
 from mmjax.models.stacked_cross_attention import StackedCrossAttention
 from mmjax.optim.build import OptimOptions, build_optimizer
+from mmjax.options import MeshOptions
 from mmjax.parallel.mesh import make_mesh
 from mmjax.steps import make_train_step
 from mmjax.train_state import abstract_params, abstract_state, init_state

@@ -14,9 +14,9 @@ from benchmarks import compiled
 from benchmarks.configs import CASES
 from mmjax.check import measure, sweep
 from mmjax.check.topology import known_slices, slice_devices
-from mmjax.config import MeshOptions
 from mmjax.errors import UserError
 from mmjax.observe.chips import of_device
+from mmjax.options import MeshOptions
 from mmjax.parallel.mesh import make_mesh
 
 SMALLEST = "retrieval-demo"

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from configs.retrieval import get_config
-from mmjax.config import LoaderOptions, MeshOptions, build
+from mmjax.config import build
 from mmjax.data.boxes import BadBoxError, box_regions, largest_boxes
 from mmjax.data.images import WHOLE, ImageOptions, Part, PhotoReader
 from mmjax.data.index import build_index
@@ -27,6 +27,7 @@ from mmjax.data.splits import Split
 from mmjax.errors import UserError
 from mmjax.models.box_pooling import pool_boxes
 from mmjax.models.pixels import mirror, network_boxes
+from mmjax.options import LoaderOptions, MeshOptions
 from mmjax.parallel.mesh import make_mesh
 from mmjax.tasks.retrieval import ModelOptions, RetrievalOptions, RetrievalTask
 

@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from mmjax.config import MeshOptions
 from mmjax.losses.objective import LocalTerm, Objective, PairTerm
 from mmjax.losses.pairwise import SoftmaxCE, SumHinge
 from mmjax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from mmjax.models.presets import PRESETS, bert
 from mmjax.optim.build import OptimOptions, build_optimizer
+from mmjax.options import MeshOptions
 from mmjax.parallel.mesh import make_mesh
 from mmjax.steps import _at_once, _in_parts, make_train_step
 from mmjax.train_state import abstract_params, abstract_state, count

@@ -12,12 +12,9 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
-from mmjax import config as config_lib
 from mmjax.baselines.bm25_system import Bm25Options
 from mmjax.baselines.knn_options import KnnOptions
 from mmjax.config import (
-    LOOP_SECTIONS,
-    TrainOptions,
     build,
     build_sections,
     duration,
@@ -25,7 +22,6 @@ from mmjax.config import (
     judging,
     judging_keys,
     limited,
-    new_config,
     operational,
     parse_variant,
     section,
@@ -34,6 +30,7 @@ from mmjax.config import (
 from mmjax.decoding.options import DecodingOptions
 from mmjax.errors import UserError
 from mmjax.optim.build import OptimOptions
+from mmjax.options import LOOP_SECTIONS, EvalOptions, TrainOptions, new_config
 from mmjax.tasks import task_module
 from mmjax.tasks.response_ranking import RankingOptions
 
@@ -265,7 +262,7 @@ def test_a_wrong_type_on_the_command_line_is_named():
 
 
 def in_steps(batch_size=4, examples_per_epoch=10, name="total", **values):
-    options = TrainOptions(**values) if name == "total" else config_lib.EvalOptions(**values)
+    options = TrainOptions(**values) if name == "total" else EvalOptions(**values)
     return duration(
         options,
         name,

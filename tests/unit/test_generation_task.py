@@ -14,7 +14,7 @@ from flax import linen as nn
 from PIL import Image
 
 from configs import respond, rewrite
-from mmjax.config import DataOptions, EvalOptions, LoaderOptions, MeshOptions, to_dict
+from mmjax.config import to_dict
 from mmjax.data.annotations import Product
 from mmjax.data.batches import HostBatches
 from mmjax.data.dialogue_marks import dialogue_marks
@@ -36,6 +36,7 @@ from mmjax.metrics.bootstrap import as_sums
 from mmjax.metrics.generation import GenerationMetric, answers
 from mmjax.models import presets
 from mmjax.models.decoder import Decoder
+from mmjax.options import DataOptions, EvalOptions, LoaderOptions, MeshOptions
 from mmjax.parallel.mesh import make_mesh
 from mmjax.results import read_result
 from mmjax.systems import make_system

@@ -9,13 +9,14 @@ import pytest
 from configs import respond
 from mmjax.asked_network import open_weights_of
 from mmjax.baselines.knn_encoder import PretrainedEncoderTask
-from mmjax.config import DataOptions, EvalOptions, LoaderOptions, MeshOptions, to_dict
+from mmjax.config import to_dict
 from mmjax.data.index import build_index
 from mmjax.data.schema import Dialogue, Turn
 from mmjax.data.sources import ListSource
 from mmjax.data.splits import Split
 from mmjax.data.tokenizers import load_tokenizer, train_character_tokenizer
 from mmjax.errors import UserError
+from mmjax.options import DataOptions, EvalOptions, LoaderOptions, MeshOptions
 from mmjax.parallel.mesh import make_mesh
 from mmjax.systems import make_system
 from mmjax.tasks.response_ranking import RankingExamples, RankingOptions

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from jax.sharding import AxisType
 
-from mmjax.config import LoaderOptions
 from mmjax.data.examples import Example
 from mmjax.data.featurize import Ragged
 from mmjax.data.index import build_index
@@ -16,6 +15,7 @@ from mmjax.data.plan import EvalPlan, TrainPlan
 from mmjax.data.schema import Dialogue, Turn
 from mmjax.data.sources import ListSource
 from mmjax.errors import UserError
+from mmjax.options import LoaderOptions
 
 SEED = 4
 

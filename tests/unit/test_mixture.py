@@ -15,7 +15,6 @@ from mmjax import config as config_lib
 from mmjax import report
 from mmjax.artifacts import read_fitting
 from mmjax.check.subject import open_subject
-from mmjax.config import CommonDataOptions, EvalOptions, LoaderOptions, MeshOptions, TrainOptions
 from mmjax.data.images import ImageOptions
 from mmjax.data.schema import Dialogue, Turn
 from mmjax.data.sources import ListSource
@@ -26,6 +25,7 @@ from mmjax.errors import UserError
 from mmjax.metrics.generation import GenerationMetric, answers
 from mmjax.mixing import data_options, weights
 from mmjax.models import presets
+from mmjax.options import CommonDataOptions, EvalOptions, LoaderOptions, MeshOptions, TrainOptions
 from mmjax.parallel.mesh import make_mesh
 from mmjax.published.tables import load_table
 from mmjax.results import read_result

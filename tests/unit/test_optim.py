@@ -11,12 +11,13 @@ import numpy as np
 import optax
 import pytest
 
-from mmjax.config import build, new_config, to_dict
+from mmjax.config import build, to_dict
 from mmjax.errors import UserError
 from mmjax.models.dual_encoder import DualEncoder, DualEncoderConfig
 from mmjax.models.presets import IMAGE_PRESETS, bert
 from mmjax.models.transformer import Transformer
 from mmjax.optim.build import OptimOptions, build_optimizer, build_schedule, in_steps
+from mmjax.options import new_config
 from mmjax.parallel import rules
 from mmjax.train_state import abstract_params
 

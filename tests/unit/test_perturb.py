@@ -11,7 +11,6 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from mmjax.config import DataOptions
 from mmjax.data import splits
 from mmjax.data.annotations import Product
 from mmjax.data.names import NEUTRAL, find_names
@@ -20,6 +19,7 @@ from mmjax.data.photos import BytesPhoto
 from mmjax.data.schema import Box, Dialogue, Photo, Turn
 from mmjax.data.sources import ListSource
 from mmjax.errors import UserError
+from mmjax.options import DataOptions
 
 
 def photo(name: str, *labels: str, pixels: bytes | None = None) -> Photo:

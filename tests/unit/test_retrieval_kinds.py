@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from configs.retrieval import get_config
-from mmjax.config import LoaderOptions, MeshOptions, build, to_dict
+from mmjax.config import build, to_dict
 from mmjax.data.examples import SkipRecord
 from mmjax.data.index import build_index
 from mmjax.data.loader import Loader
@@ -33,6 +33,7 @@ from mmjax.metrics.retrieval import (
 from mmjax.models.stacked_cross_attention import StackedCrossAttention
 from mmjax.observe.metrics_log import read_metrics
 from mmjax.optim.build import OptimOptions
+from mmjax.options import LoaderOptions, MeshOptions
 from mmjax.parallel.mesh import make_mesh
 from mmjax.systems import make_system
 from mmjax.task_data import _scattered

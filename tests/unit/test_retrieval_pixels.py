@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmjax.config import LoaderOptions, MeshOptions
 from mmjax.data.examples import SkipRecord
 from mmjax.data.images import ImageOptions, decode_image, squash
 from mmjax.data.index import build_index
@@ -23,6 +22,7 @@ from mmjax.data.sources import ListSource
 from mmjax.data.splits import Split
 from mmjax.errors import UserError
 from mmjax.models.pixels import MEAN, STD, mirror, normalize
+from mmjax.options import LoaderOptions, MeshOptions
 from mmjax.parallel.mesh import make_mesh
 from mmjax.tasks.retrieval import ModelOptions, RetrievalOptions, RetrievalTask
 

@@ -171,9 +171,9 @@ def test_what_decides_the_examples_is_in_the_identity(fitted):
 
 
 def batch_of(made: RetrievalTask, chats: list[Dialogue]) -> dict:
-    from mmjax.config import LoaderOptions, MeshOptions
     from mmjax.data.loader import Loader
     from mmjax.data.plan import EvalPlan
+    from mmjax.options import LoaderOptions, MeshOptions
     from mmjax.parallel.mesh import make_mesh
 
     source = ListSource(chats)

@@ -12,8 +12,8 @@ import optax
 import pytest
 
 from mmjax import trainer
-from mmjax.config import MeshOptions
 from mmjax.optim.build import OptimOptions, build_optimizer, build_schedule
+from mmjax.options import MeshOptions
 from mmjax.parallel.mesh import make_mesh
 from mmjax.steps import make_predict_steps, make_train_step
 from mmjax.train_state import TrainState, abstract_params, abstract_state, init_state

@@ -14,11 +14,11 @@ import pytest
 
 from mmjax.artifacts import read_artifact, write_artifact
 from mmjax.checkpoint.store import CheckpointStore
-from mmjax.config import MeshOptions
 from mmjax.errors import UserError
 from mmjax.optim.build import OptimOptions, build_optimizer
 from mmjax.optim.lora import Adapter, LoraOptions
 from mmjax.optim.trained import make_split
+from mmjax.options import MeshOptions
 from mmjax.parallel.mesh import make_mesh
 from mmjax.steps import make_train_step
 from mmjax.train_state import abstract_params, abstract_state, count, init_state
