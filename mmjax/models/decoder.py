@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
+from mmjax.models.attention import causal, same_number
 from mmjax.models.copying import CopyCache, CopyHead
 from mmjax.models.image_tower import ImageTowerConfig
 from mmjax.models.layers import Projection
@@ -30,6 +31,8 @@ class DecoderConfig:
     image_vectors: "pooled": one for each image, the mean over the network's last map; "grid": one
       for each place of that map, row by row. Of features, a batch says how many there are.
     copies: words may also be copied from what was read, see `CopyHead`.
+    prefix_lm: what is read is seen from all of what is read, and not only from what comes later
+      (Raffel et al. 2020, 3.2.1).
     loss_block: places of each row whose logits exist at a time.
     """
 
@@ -38,6 +41,7 @@ class DecoderConfig:
     image_features: int | None = None
     image_vectors: Literal["pooled", "grid"] = "pooled"
     copies: bool = False
+    prefix_lm: bool = False
     loss_block: int = 32
 
     def __post_init__(self):
@@ -69,16 +73,17 @@ class Decoder(nn.Module):
 
     and for the I images of a row (fewer where "has_image" bool [B, I] is False) either "image"
     uint8 [B, I, S, S, 3], in training with "mirror" bool [B, I], or "image_features" float
-    [B, I, G, F], of which each becomes G vectors. To copy it holds "response", which is not 0 at
-    the tokens that are written and not read. To write answers it also holds, where it has
-    "speaker", the one of what is written, "reply_speaker" int [B].
+    [B, I, G, F], of which each becomes G vectors. To copy, and for a prefix LM, it holds
+    "response", which is not 0 at the tokens that are written and not read. To write answers it also
+    holds, where it has "speaker", the one of what is written, "reply_speaker" int [B].
     """
 
     config: DecoderConfig
 
     def setup(self):
         config = self.config
-        self.text = Transformer(config.text)
+        attention = dataclasses.replace(config.text.attention, causal=not config.prefix_lm)
+        self.text = Transformer(dataclasses.replace(config.text, attention=attention))
         if config.image is not None:
             self.image_tower = config.image.module()
         if config.sees_images:
@@ -107,6 +112,9 @@ class Decoder(nn.Module):
         if "dialogue" in batch:
             number = batch["dialogue"]["ids"]
             mask, positions = packed_numbers(number, mask), packed_positions(number, mask)
+        if self.config.prefix_lm:
+            seen = same_number(mask.astype(jnp.int32))
+            mask = causal(seen) | (seen & (batch["response"]["ids"] == 0)[:, None, :])
         return self.text(
             text["ids"],
             mask,

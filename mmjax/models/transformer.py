@@ -141,13 +141,12 @@ class Transformer(Stack):
         """Reads prompts: the vectors of their tokens, and what `step` goes on from.
 
         Padding may stand anywhere (in a model with relative positions: before the prompt). There
-        is room for `branches` x `steps` more tokens of each, all in the given `segment`. Raises
-        ValueError for a model that is not causal, and where the positions do not suffice.
+        is room for `branches` x `steps` more tokens of each, all in the given `segment`. A model
+        that is not causal reads a prompt in both directions, and what it writes one by one. Raises
+        ValueError where the positions do not suffice.
         """
         config, (batch, length) = self.config, ids.shape
         _check_input(config, ids, mask, segments, None)
-        if not config.attention.causal:
-            raise ValueError("a model that sees later tokens cannot write one after another")
         if config.position is not None and length + steps > config.position.max_positions:
             raise ValueError(
                 f"prompts of {length} tokens and {steps} more: the model has "
@@ -161,7 +160,8 @@ class Transformer(Stack):
         kept = self.empty_cache(batch, slots, None if memory is None else memory.shape[1])
         x = self.embeddings(ids, segments, positions, False, vectors, vector_at)
         bias = None if config.relative is None else self.relative_positions(length)
-        x, kept = self.run_cached(x, causal(mask), bias, kept, weights, 0, memory, memory_mask)
+        seen = causal(mask) if config.attention.causal else mask[:, None]
+        x, kept = self.run_cached(x, seen, bias, kept, weights, 0, memory, memory_mask)
         visible = jnp.pad(mask, ((0, 0), (0, slots - length)))[:, None]
         cache = Cache(
             layers=kept,

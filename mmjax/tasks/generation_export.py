@@ -31,13 +31,18 @@ def generation_folders(
 ) -> list[ModelFolder]:
     """The decoder of texts, which writes `words` and no other tokens.
 
-    Raises UserError for one that sees images, or copies.
+    Raises UserError for one that sees images, copies, or reads in both directions.
     """
-    if config.sees_images or config.copies:
-        what = "sees images" if config.sees_images else "copies what it reads"
-        raise UserError(
-            f"a decoder that {what} has no form in Hugging Face's format: export one that does not."
-        )
+    for has, what in (
+        (config.sees_images, "sees images"),
+        (config.copies, "copies what it reads"),
+        (config.prefix_lm, "reads in both directions (config.model.prefix_lm)"),
+    ):
+        if has:
+            raise UserError(
+                f"a decoder that {what} has no form in Hugging Face's format: export one that does "
+                "not."
+            )
     described, tensors = transformer_content(config.text, params["text"])
     tokenizer, marks, options = with_marks(rows), rows.marks, rows.options
     described |= {

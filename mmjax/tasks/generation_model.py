@@ -45,7 +45,7 @@ class ModelOptions:
       image_vectors: see `DecoderConfig`.
       batch_norm: of the image tower, by the statistics of the whole batch or by the running ones.
       copies: words may also be copied from what was read (`mmjax.models.copying`).
-      loss_block: see `DecoderConfig`.
+      prefix_lm, loss_block: see `DecoderConfig`.
       dropout: everywhere in the transformer; None: as the preset.
       attention_dropout: of the attention's weights; None: as elsewhere.
       attention: "auto": by a fused kernel wherever the devices have one that computes the same,
@@ -64,6 +64,7 @@ class ModelOptions:
     image_vectors: Literal["pooled", "grid"] = "pooled"
     batch_norm: Literal["global", "frozen"] = "frozen"
     copies: bool = False
+    prefix_lm: bool = False
     loss_block: int = operational(32, low=1)
     dropout: float | None = limited(None, low=0, high=1)
     attention_dropout: float | None = limited(None, low=0, high=1)
@@ -128,7 +129,7 @@ class GenerationModel:
     def module(self, tokenizer: Tokenizer, marks: DialogueMarks) -> Decoder:
         """The network. Raises UserError where it does not go with the tokenizer or the task."""
         text, image = self._text(tokenizer, marks), self._image()
-        names = ("image_vectors", "copies", "loss_block")
+        names = ("image_vectors", "copies", "prefix_lm", "loss_block")
         options = {name: getattr(self.model, name) for name in names}
         return Decoder(DecoderConfig(text, image, **options))
 

@@ -15,7 +15,9 @@ from mmjax.models.decoder import Decoder, DecoderConfig
 from mmjax.models.presets import gpt2
 
 TEXT = gpt2(layers=1, width=16, heads=2, vocab_size=30, max_positions=24, dropout=0.0)
-MODEL = Decoder(DecoderConfig(TEXT, copies=True))
+MODELS = {
+    prefix: Decoder(DecoderConfig(TEXT, copies=True, prefix_lm=prefix)) for prefix in (False, True)
+}
 # What is read and what is written; of the written words some were read, some twice, some not.
 DIALOGUES = (([1, 7, 8, 7, 9, 2], [7, 9, 11, 3]), ([1, 20, 21, 2], [21, 21, 3]))
 
@@ -41,18 +43,18 @@ def row(*dialogues, length=12, left=False):
 
 @functools.cache
 def variables():
-    init = functools.partial(MODEL.init, train=False)
+    init = functools.partial(MODELS[False].init, train=False)
     made = nn.unbox(jax.jit(init)(jax.random.key(0), row(DIALOGUES[0])))
     return jax.tree.map(lambda x: 4 * x, made)
 
 
-def losses(batch):
-    return _losses(variables(), batch)["losses"][0]
+def losses(batch, prefix=False):
+    return call(prefix, train=False)(variables(), batch)["losses"][0]
 
 
-_losses = jax.jit(functools.partial(MODEL.apply, train=False))
-_begin = jax.jit(functools.partial(MODEL.apply, branches=2, steps=4, method="begin"))
-_step = jax.jit(functools.partial(MODEL.apply, method="step"))
+@functools.cache
+def call(prefix, **given):
+    return jax.jit(functools.partial(MODELS[prefix].apply, **given))
 
 
 def test_the_loss_is_that_of_words_and_copies_together():
@@ -98,27 +100,47 @@ def test_the_loss_is_that_of_words_and_copies_together():
     np.testing.assert_allclose(np.exp(log_p[0]), want, rtol=1e-4, atol=1e-7)
 
 
+@pytest.mark.parametrize("prefix", [False, True])
 @pytest.mark.parametrize("left", [False, True])
-def test_word_by_word_gives_the_probabilities_of_the_whole_row(left):
+def test_word_by_word_gives_the_probabilities_of_the_whole_row(left, prefix):
     read, written = DIALOGUES[0]
-    want = losses(row(DIALOGUES[0]))[len(read) - 1 :]
+    want = losses(row(DIALOGUES[0]), prefix)[len(read) - 1 :]
     prompt = row((read, []), left=left)
 
-    log_p, cache = _begin(variables(), prompt)
+    log_p, cache = call(prefix, branches=2, steps=4, method="begin")(variables(), prompt)
     found = [log_p[0, written[0]]]
     for before, word in itertools.pairwise(written):
         cache = cache.reorder(np.array([[1, 0]]))
-        log_p, cache = _step(variables(), cache, np.full((1, 2), before))
+        log_p, cache = call(prefix, method="step")(variables(), cache, np.full((1, 2), before))
         found.append(log_p[0, 1, word])
     np.testing.assert_allclose(found, -want[: len(written)], rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(np.exp(log_p).sum(axis=-1), 1, rtol=1e-5)
 
 
-def test_a_packed_dialogue_copies_from_itself_alone():
-    packed = losses(row(*DIALOGUES, length=18))
+@pytest.mark.parametrize("prefix", [False, True])
+def test_a_packed_dialogue_copies_from_itself_alone(prefix):
+    packed = losses(row(*DIALOGUES, length=18), prefix)
     first = sum(map(len, DIALOGUES[0]))
     other = ([1, 22, 23, 22, 24, 2], [5, 6, 11, 3])
-    changed = losses(row(other, DIALOGUES[1], length=18))
+    changed = losses(row(other, DIALOGUES[1], length=18), prefix)
     np.testing.assert_array_equal(packed[first:16], changed[first:16])
-    alone = losses(row(DIALOGUES[1]))
+    alone = losses(row(DIALOGUES[1]), prefix)
     np.testing.assert_allclose(alone[:6], packed[first : first + 6], rtol=1e-4)
+
+
+@pytest.mark.parametrize("prefix", [False, True])
+def test_of_what_is_read_a_prefix_lm_sees_all_and_of_what_is_written_nothing_later(prefix):
+    read, places = DIALOGUES[0][0], np.arange(10)
+    hidden = call(prefix, method="hidden")
+
+    def sees(changed):
+        """The places that change with the token at one place."""
+        batch = row(DIALOGUES[0])
+        before = hidden(variables(), batch)[0, :10]
+        batch["text"]["ids"][0, changed] += 1
+        after = hidden(variables(), batch)[0, :10]
+        return ~np.isclose(before, after, rtol=0, atol=1e-7).all(axis=-1)
+
+    for place in range(10):
+        seen = places >= 0 if prefix and place < len(read) else places >= place
+        np.testing.assert_array_equal(sees(place), seen)
