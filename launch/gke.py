@@ -5,7 +5,8 @@
         --image=... --relaunches=20 --workdir=gs://BUCKET/runs/scan -- --config=...
 
 Verbs: `setup` builds the image, `manifest` prints what `run` applies, then `logs`, `status`, `stop`
-(saves; `run` continues) and `delete`. `kubectl` must point to the cluster.
+(saves; `run` continues) and `delete`. The cluster is that of `kubectl`'s --context, or of its
+current one where that is of the project, as `gcloud container clusters get-credentials` leaves it.
 """
 
 from __future__ import annotations
@@ -35,14 +36,17 @@ def main(argv: Sequence[str]) -> int:
     commands = Commands(job.dry_run)
     if job.verb == "setup":
         image.build(job, commands)
-    elif job.verb == "manifest":
+        return DONE
+    if job.verb == "manifest":
         print(_text(_manifest(job)))
-    elif job.verb == "run":
+        return DONE
+    _check_context(job, commands)
+    if job.verb == "run":
         return _run(job, commands)
-    elif job.verb == "logs":
-        commands.run(logs_command(job.name))
+    if job.verb == "logs":
+        commands.run(_logs(job))
     elif job.verb == "status":
-        commands.run(["kubectl", "get", "jobset,pods", _selector(job.name), "--output=wide"])
+        commands.run(_kubectl(job, "get", "jobset,pods", _selector(job.name), "--output=wide"))
     elif job.verb == "stop":
         found = _found(job, commands, assume="{}")
         if found is None or found.get("status", {}).get("terminalState"):
@@ -54,12 +58,30 @@ def main(argv: Sequence[str]) -> int:
     return DONE
 
 
-def logs_command(name: str) -> list[str]:
-    """The command that follows the logs of all pods of a JobSet."""
+def logs_of(name: str) -> list[str]:
+    """What kubectl is told to follow the logs of all pods of a JobSet."""
     return [
-        *("kubectl", "logs", _selector(name), "--prefix", "--follow"),
-        *("--tail=200", "--max-log-requests=1000"),
+        "logs",
+        _selector(name),
+        "--prefix",
+        "--follow",
+        "--tail=200",
+        "--max-log-requests=1000",
     ]
+
+
+def _check_context(job: Job, commands: Commands) -> None:
+    """That nothing is started, or deleted, in a cluster that happens to be the current one."""
+    if job.options.context:
+        return
+    own = f"gke_{job.project}_"
+    found = commands.ask(["kubectl", "config", "current-context"], assume=own).strip()
+    if not found.startswith(own):
+        raise UserError(
+            f"kubectl's current context {found!r} is of no cluster of {job.project}: `gcloud "
+            f"container clusters get-credentials CLUSTER --zone={job.zone} --project={job.project}`"
+            " chooses one, or name it with --context=NAME."
+        )
 
 
 def _run(job: Job, commands: Commands) -> int:
@@ -95,11 +117,11 @@ def _apply(job: Job, commands: Commands, wanted: dict[str, Any]) -> None:
             variables = read_env_file(job.env_file)
             hidden = dict.fromkeys(variables, f"(from {job.env_file})")
             commands.run(
-                ["kubectl", "apply", "--filename=-"],
+                _kubectl(job, "apply", "--filename=-"),
                 stdin=_text(jobset.secret(job, variables)),
                 shown=_text(jobset.secret(job, hidden)),
             )
-        commands.run(["kubectl", "apply", "--filename=-"], stdin=_text(wanted))
+        commands.run(_kubectl(job, "apply", "--filename=-"), stdin=_text(wanted))
     except (CommandError, KeyboardInterrupt):
         commands.say("it could not be started; deleting what is left of it")
         _delete(job, commands)
@@ -132,7 +154,7 @@ def _follow(job: Job, commands: Commands) -> int:
         if status.get("terminalState") == "Completed":
             return DONE
         if status.get("terminalState") == "Failed":
-            commands.run([part for part in logs_command(job.name) if part != "--follow"])
+            commands.run([part for part in _logs(job) if part != "--follow"])
             return _exit_code(job, commands)
         if found["spec"].get("suspend"):
             commands.say("stopped as asked: `run` continues it")
@@ -141,7 +163,8 @@ def _follow(job: Job, commands: Commands) -> int:
 
 def _exit_code(job: Job, commands: Commands) -> int:
     """What the pods ended with; 1 where none is left to be asked."""
-    pods = json.loads(commands.ask(["kubectl", "get", "pods", _selector(job.name), "-o", "json"]))
+    command = _kubectl(job, "get", "pods", _selector(job.name), "--output=json")
+    pods = json.loads(commands.ask(command))
     ended = [
         state["terminated"]
         for pod in pods["items"]
@@ -155,13 +178,13 @@ def _exit_code(job: Job, commands: Commands) -> int:
 def _delete(job: Job, commands: Commands) -> None:
     """Deletes the JobSet and its secret; what is not there is no error."""
     for kind, name in (("jobset", job.name), ("secret", jobset.secret_name(job))):
-        commands.run(["kubectl", "delete", kind, name, "--ignore-not-found"])
+        commands.run(_kubectl(job, "delete", kind, name, "--ignore-not-found"))
 
 
 def _found(job: Job, commands: Commands, assume: str = "") -> dict[str, Any] | None:
     """The JobSet as it is in the cluster; None where it is not."""
     told = commands.ask(
-        ["kubectl", "get", "jobset", job.name, "--ignore-not-found", "--output=json"], assume
+        _kubectl(job, "get", "jobset", job.name, "--ignore-not-found", "--output=json"), assume
     )
     return json.loads(told) if told.strip() else None
 
@@ -178,7 +201,16 @@ def _what_runs(record: dict[str, Any]) -> tuple[str, list[str]]:
 
 
 def _patch(job: Job, change: str) -> list[str]:
-    return ["kubectl", "patch", "jobset", job.name, "--type=merge", f"--patch={change}"]
+    return _kubectl(job, "patch", "jobset", job.name, "--type=merge", f"--patch={change}")
+
+
+def _logs(job: Job) -> list[str]:
+    return _kubectl(job, *logs_of(job.name))
+
+
+def _kubectl(job: Job, *arguments: str) -> list[str]:
+    context = [f"--context={job.options.context}"] if job.options.context else []
+    return ["kubectl", *context, *arguments]
 
 
 def _selector(name: str) -> str:
@@ -191,6 +223,7 @@ def _text(record: dict[str, Any]) -> str:
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     image.add_argument(parser)
+    parser.add_argument("--context", help="kubectl's, of the cluster; default: the current one")
     parser.add_argument("--spot", action="store_true", help="on nodes that can be taken away")
     parser.add_argument("--queue", help="Kueue's LocalQueue, where the cluster has one")
     parser.add_argument("--service_account", help="Kubernetes' account that may write the bucket")

@@ -21,7 +21,7 @@ from launch import image
 from launch.arguments import Job, guarded, parse
 from launch.commands import CommandError, Commands
 from launch.exit_codes import AGAIN, DONE
-from launch.gke import logs_command
+from launch.gke import logs_of
 from launch.jobset import GRACE_SECONDS
 from mmjax.errors import UserError
 
@@ -41,7 +41,7 @@ def main(argv: Sequence[str]) -> int:
     if job.verb == "run":
         return _run(job, commands)
     if job.verb == "logs":
-        commands.run(logs_command(job.name))
+        commands.run(["kubectl", *logs_of(job.name)])
     elif job.verb == "status":
         commands.run(_listed(job))
     else:

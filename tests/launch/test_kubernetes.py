@@ -25,7 +25,7 @@ def jobset(state=None, restarts=0, suspend=False):
 
 def applied(world):
     """The manifests, in order."""
-    return [json.loads(c.stdin) for c in world.recorded if c.argv[:2] == ("kubectl", "apply")]
+    return [json.loads(c.stdin) for c in world.recorded if "apply" in c.argv]
 
 
 def test_the_image_is_built_from_one_commit_and_named_after_it(world, launched):
@@ -146,6 +146,21 @@ def test_a_cluster_that_does_not_answer_for_a_while_is_asked_again(world, launch
     world.answer("get jobset", code=1, times=3)
     world.answer("get jobset", jobset("Completed"))
     assert launched(gke, run())[0] == 0
+
+
+@pytest.mark.parametrize("verb", ["run", "stop", "delete", "status", "logs"])
+def test_a_cluster_of_another_project_is_left_alone_unless_it_is_named(world, launched, verb):
+    wanted = run() if verb == "run" else [verb, *COMMON]
+    world.answer("current-context", "gke_other_us-west4-a_cluster\n")
+    code, _, said = launched(gke, wanted)
+    assert (code, "is of no cluster of my-project" in said) == (2, True)
+    assert world.calls == ["kubectl config current-context"]
+    world.answer("get jobset")
+    world.answer("get jobset", jobset("Completed"))
+    assert launched(gke, [verb, "--context=mine", *wanted[1:]])[0] == 0
+    own = [call for call in world.calls[1:] if call.startswith("kubectl")]
+    assert own
+    assert all(call.startswith("kubectl --context=mine ") for call in own)
 
 
 @pytest.mark.parametrize("verb", ["stop", "delete", "status", "logs"])

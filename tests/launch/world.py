@@ -111,6 +111,8 @@ class World:
                 states = {**self.machines, **answer.machines}
                 self.machines = {n: s for n, s in states.items() if s is not None}
                 return answer.code, answer.out, answer.err
+        if call.argv[1:3] == ("config", "current-context"):
+            return 0, "gke_my-project_us-west4-a_cluster\n", ""
         if call.argv[:3] == ("gcloud", "compute", "tpus"):
             return 0, self._tpus(*call.argv[3:6]), ""
         return 0, "", ""

@@ -3,20 +3,25 @@ git -C /mmjax archive --format=tar.gz -o /cache/code-0123456789ab.tar.gz 0123456
 gcloud builds submit /cache/code-0123456789ab.tar.gz --project=my-project --config=/mmjax/launch/cloudbuild.yaml --substitutions=_IMAGE=us-docker.pkg.dev/my-project/images/mmjax:0123456789ab
 
 # gke logs
+kubectl config current-context
 kubectl logs --selector=jobset.sigs.k8s.io/jobset-name=scan --prefix --follow --tail=200 --max-log-requests=1000
 
 # gke status
+kubectl config current-context
 kubectl get jobset,pods --selector=jobset.sigs.k8s.io/jobset-name=scan --output=wide
 
 # gke stop
+kubectl config current-context
 kubectl get jobset scan --ignore-not-found --output=json
 kubectl patch jobset scan --type=merge '--patch={"spec":{"suspend":true}}'
 
 # gke delete
+kubectl config current-context
 kubectl delete jobset scan --ignore-not-found
 kubectl delete secret scan-env --ignore-not-found
 
 # gke run
+kubectl config current-context
 kubectl get jobset scan --ignore-not-found --output=json
 kubectl apply --filename=- <<'END'
 {
