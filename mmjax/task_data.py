@@ -17,7 +17,8 @@ from mmjax.data.index import build_index
 from mmjax.data.loader import Loader
 from mmjax.data.packed_plan import PackedPlan
 from mmjax.data.packing import Packing
-from mmjax.data.perturb import BLANK, perturbed
+from mmjax.data.perturb import perturbed
+from mmjax.data.perturb_photos import BLANK
 from mmjax.data.plan import EvalPlan, TrainPlan
 from mmjax.data.schema import Dialogue, Photo, Proposal, Turn
 from mmjax.data.sources import ListSource, Source

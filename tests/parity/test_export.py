@@ -21,7 +21,7 @@ from mmjax import config as config_lib
 from mmjax import export as export_lib
 from mmjax.data.featurize import collate
 from mmjax.data.images import ImageOptions
-from mmjax.data.perturb import BLANK
+from mmjax.data.perturb_photos import BLANK
 from mmjax.data.schema import Dialogue, Photo, Turn
 from mmjax.data.tokenizers import load_tokenizer, train_tokenizer
 from mmjax.errors import UserError

@@ -13,8 +13,10 @@ import pytest
 
 from mmjax.data import splits
 from mmjax.data.annotations import Product
+from mmjax.data.exchange import exchange
 from mmjax.data.names import NEUTRAL, find_names
-from mmjax.data.perturb import BLANK, INPUTS, PERTURBATIONS, differs, exchange, perturbed
+from mmjax.data.perturb import INPUTS, PERTURBATIONS, differs, perturbed
+from mmjax.data.perturb_photos import BLANK
 from mmjax.data.photos import BytesPhoto
 from mmjax.data.schema import Box, Dialogue, Photo, Turn
 from mmjax.data.sources import ListSource

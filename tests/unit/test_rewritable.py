@@ -16,7 +16,7 @@ from mmjax.data.batches import HostBatches
 from mmjax.data.examples import SkipRecord
 from mmjax.data.images import ImageOptions
 from mmjax.data.index import build_index
-from mmjax.data.perturb import BLANK
+from mmjax.data.perturb_photos import BLANK
 from mmjax.data.plan import EvalPlan
 from mmjax.data.schema import Dialogue, Photo, Turn
 from mmjax.data.sources import ListSource
