@@ -185,7 +185,7 @@ class NetworkSystem:
                     f"{workdir.path} was trained on other data than {train.name} is now: choose "
                     "another --workdir, or give it the data it began with."
                 )
-        distributed.barrier("preprocessing")
+        distributed.barrier("preprocessing", distributed.WORK_S)
         if not ready.exists():
             folder = workdir.path / "artifact" / "preprocessing"
             if not folder.exists():

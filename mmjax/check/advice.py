@@ -28,7 +28,7 @@ def advice(found: Measured) -> list[str]:
         )
     size = found.micro_batch_size or found.batch_size
     shards = found.mesh["data"] * found.mesh["fsdp"]
-    if size // 2 >= shards and size // 2 % shards == 0 and found.independent:
+    if size // 2 >= shards and size % (2 * shards) == 0 and found.independent:
         narrow.append(
             f"--config.train.micro_batch_size={size // 2}: the activations of fewer examples at a "
             "time, with the gradients of all"

@@ -192,12 +192,7 @@ class _Counter:
         """
         group = first_group(one.attributes, len(self._slices))
         n = len(group)
-        results = one.results
-        if one.opcode.endswith("-start") and kind != "all-reduce":
-            results = results[len(results) // 2 :][:1]  # (operand, result, ...)
-            if kind in ("collective-permute",):
-                results = one.results[:1]
-        size = sum(array.bytes for array in results)
+        size = sum(array.bytes for array in _results(one))
         if kind == "reduce-scatter" and not whole:
             size *= n
         if n == 1:
@@ -224,11 +219,8 @@ class _Counter:
         if one.opcode == "copy-start":  # (here, there, ...)
             here, there = one.results[:2]
             return float(there.bytes * there.in_memory + here.bytes * here.in_memory)
-        results = one.results
-        if one.opcode.endswith("-start") and len(results) > 1:
-            results = results[len(results) // 2 :]  # after the operands
         return float(_in_memory(x for y in _distinct(operands) for x in y.results) +
-                     _in_memory(results))  # fmt: skip
+                     _in_memory(_results(one)))  # fmt: skip
 
     def _read_by_fusion(self, one: Instruction, operands: Sequence[Instruction]) -> float:
         total = 0.0
@@ -357,6 +349,14 @@ def _pairs(
 
 def _dearest(costs: Iterable[Costs]) -> Costs:
     return max(costs, key=lambda c: (c.flops, c.bytes_moved), default=Costs())
+
+
+def _results(one: Instruction) -> Sequence[Array]:
+    """Of its operation: what begins one that goes on beside others also carries its operands."""
+    if not one.opcode.endswith("-start") or one.opcode == "all-reduce-start":
+        return one.results
+    count = len(one.operands)
+    return one.results[count : 2 * count]
 
 
 def _distinct(instructions: list[Instruction]) -> list[Instruction]:

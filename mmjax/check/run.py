@@ -69,7 +69,8 @@ def sweep(
       batch_sizes: global ones, as written on the command line; empty: the config's.
 
     Raises:
-      UserError: as `check`, or a batch size that is no positive number.
+      UserError: as `check`, a batch size that is no positive number, or nothing that could be
+        compiled.
     """
     for size in batch_sizes:
         if not size.isdigit() or int(size) < 1:
@@ -84,6 +85,8 @@ def sweep(
         for size in sizes:
             logger.info("compiling for %s, a batch of %d", _name(name, slices), size)
             rows.append(sweeps.row(subject.with_batch(size), devices, _name(name, slices), size))
+    if all(row.found is None for row in rows):
+        raise UserError(rows[0].reason)
     return Found(sweeps.text(subject.label, rows), sweeps.as_json(rows), sweeps.fits(rows))
 
 

@@ -12,10 +12,10 @@ from jax.experimental import topologies
 
 from mmjax.errors import UserError
 
-# Which libtpu knows, it tells of one name at a time; these are asked for.
+# Which slices libtpu knows, it tells of one name at a time; these are asked for.
 _PLANE = ("1x1", "2x2", "2x4", "4x4", "4x8", "8x8", "8x16", "16x16")
 _SPACE = ("2x2x1", "2x2x2", "2x2x4", "2x4x4", "4x4x4", "4x4x8", "4x8x8", "8x8x8")
-_SHAPES = {
+SHAPES = {
     "v2": _PLANE,
     "v3": _PLANE,
     "v4": _SPACE,
@@ -43,7 +43,7 @@ def slice_devices(name: str, slices: int = 1) -> list[jax.Device]:
         return _described(name, slices)
     except (jax.errors.JaxRuntimeError, ValueError, RuntimeError) as error:
         generation = name.partition(":")[0]
-        known = known_slices([generation] if generation in _SHAPES else _SHAPES)
+        known = known_slices([generation] if generation in SHAPES else SHAPES)
         raise UserError(
             f"--topology={name}: libtpu knows no such slice ({_reason(error)}); it knows, among "
             f"others, {', '.join(known) or 'none of those asked for'}."
@@ -52,13 +52,13 @@ def slice_devices(name: str, slices: int = 1) -> list[jax.Device]:
 
 def known_slices(generations: Iterable[str]) -> list[str]:
     """Usual slices of these generations ("v5e") that libtpu can describe, small ones first."""
-    return [name for g in generations if g in _SHAPES for name in _known(g)]
+    return [name for g in generations if g in SHAPES for name in _known(g)]
 
 
 @functools.cache
 def _known(generation: str) -> list[str]:
     found = []
-    for shape in _SHAPES[generation]:
+    for shape in SHAPES[generation]:
         try:
             _described(f"{generation}:{shape}", 1)
         except (jax.errors.JaxRuntimeError, ValueError, RuntimeError):

@@ -71,7 +71,7 @@ class CheckpointStore:
                 self._remove_unfinished()
                 if target.exists():
                     _remove(target)
-            distributed.barrier(f"checkpoint {step}")
+            distributed.barrier(f"checkpoint {step}", distributed.WORK_S)
             self._orbax.save(target / _ARRAYS, args=ocp.args.StandardSave(tree))
         except (OSError, ValueError) as error:
             raise self._failed(step, error) from error
@@ -108,7 +108,7 @@ class CheckpointStore:
                     found = step
                     break
                 logger.warning("checkpoint %s is not used: %s", self._folder / str(step), fault)
-        found = distributed.from_main(found, "the latest checkpoint")
+        found = distributed.from_main(found, "the latest checkpoint", distributed.WORK_S)
         return None if found < 0 else found
 
     def check(self, step: int) -> None:
@@ -119,7 +119,8 @@ class CheckpointStore:
                 f"checkpoint {self._folder / str(step)} cannot be used: {fault}. Bring it back, or "
                 "train again in another --workdir."
             )
-        distributed.barrier(f"checkpoint {step} is whole")  # the others read what one has checked
+        # The others read what one has checked.
+        distributed.barrier(f"checkpoint {step} is whole", distributed.WORK_S)
 
     def restore(self, step: int, target: Any) -> tuple[Any, dict[str, Any]]:
         """The arrays and host values of checkpoint `step`.

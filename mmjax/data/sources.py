@@ -48,7 +48,6 @@ DATASETS = {
     "lccc": "tfds_builders.lccc.lccc_dataset_builder",
 }
 
-_PREPARED_WITHIN_S = 24 * 3600.0  # photos are downloaded
 _LOOKED_AT = 1000  # photos, to see whether features have ids as the dataset's
 
 
@@ -272,7 +271,7 @@ def _prepare(builder: Any, data_dir: Any) -> None:
         if remote is not None and distributed.is_main() and not mirror.is_there(remote):
             mirror.publish(folder, remote)
 
-    distributed.main_first(f"dataset {builder.info.full_name}", prepare, _PREPARED_WITHIN_S)
+    distributed.main_first(f"dataset {builder.info.full_name}", prepare)
     if not known:
         builder.info.read_from_directory(folder)
 

@@ -25,6 +25,9 @@ from mmjax.errors import UserError
 logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 600.0  # of a barrier, and of a value that another process will tell
+# Where one process works for all the others: it may download, fit or write for hours. One that dies
+# meanwhile is noticed by its heartbeats.
+WORK_S = 24 * 3600.0
 _TOLD_AFTER_S = 20.0  # who waits for longer says for what
 
 _counts: collections.Counter[str] = collections.Counter()
@@ -62,7 +65,7 @@ def ask(key: str, timeout_s: float | None = None) -> Any:
         raise
 
 
-def from_main(value: Any, what: str) -> Any:
+def from_main(value: Any, what: str, timeout_s: float | None = None) -> Any:
     """The main process's JSON value, on every process, which all call it.
 
     Raises:
@@ -74,12 +77,13 @@ def from_main(value: Any, what: str) -> Any:
     if process() == 0:
         tell(key, value)
         return value
-    with still_waiting(f"process 0, for {what}", TIMEOUT_S):
+    timeout_s = TIMEOUT_S if timeout_s is None else timeout_s
+    with still_waiting(f"process 0, for {what}", timeout_s):
         try:
-            return ask(key)
+            return ask(key, timeout_s)
         except TimeoutError as error:
             raise UserError(
-                f"process 0 did not say {what} to {name()} within {TIMEOUT_S:.0f} s: look at its "
+                f"process 0 did not say {what} to {name()} within {timeout_s:.0f} s: look at its "
                 "log, and start the command again."
             ) from error
 
@@ -107,11 +111,11 @@ def barrier(what: str, timeout_s: float | None = None) -> None:
     logger.info("barrier %r: all here after %.1f s", what, time.monotonic() - began)
 
 
-def main_first(what: str, function: Callable[[], None], timeout_s: float) -> None:
+def main_first(what: str, function: Callable[[], None]) -> None:
     """Calls `function` on the main process, and then on the others, which find its work done."""
     if process() == 0:
         function()
-    barrier(what, timeout_s)
+    barrier(what, WORK_S)
     if process() != 0:
         function()
 

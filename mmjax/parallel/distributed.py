@@ -15,9 +15,10 @@ from jax.experimental import multihost_utils
 
 from mmjax.errors import UserError
 from mmjax.parallel import agreement, coordination, ending, launcher
-from mmjax.parallel.coordination import barrier, from_main, main_first
+from mmjax.parallel.coordination import WORK_S, barrier, from_main, main_first
 
 __all__ = [
+    "WORK_S",
     "StopRequest",
     "barrier",
     "describe",

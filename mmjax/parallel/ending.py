@@ -48,6 +48,9 @@ def together() -> Iterator[None]:
     listener.start()
     try:
         yield
+        # One may have more to write than the others, who listen meanwhile: JAX's own end waits for
+        # five minutes, and would then take the one that writes for lost.
+        coordination.barrier("the end", coordination.WORK_S)
         # Here, and not when the interpreter ends: by then no thread could say what went wrong.
         coordination.tell(f"end/{coordination.process()}", None)
         listener.join()

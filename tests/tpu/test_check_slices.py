@@ -12,10 +12,10 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import compiled
 from benchmarks.configs import CASES
-from mmjax.check import measure, sweep
+from mmjax.check import measure, sweep, topology
 from mmjax.check.topology import known_slices, slice_devices
 from mmjax.errors import UserError
-from mmjax.observe.chips import of_device
+from mmjax.observe.chips import CHIPS, of_device
 from mmjax.options import MeshOptions
 from mmjax.parallel.mesh import make_mesh
 
@@ -31,6 +31,13 @@ def test_a_slice_has_its_devices_and_their_published_memory():
         found = slice_devices(name)
         assert len(found) == devices
         assert of_device(found[0].device_kind).memory == gib * 2**30
+
+
+def test_whether_something_fits_is_known_of_every_generation_that_is_offered():
+    for generation, shapes in topology.SHAPES.items():
+        found = slice_devices(f"{generation}:{shapes[1]}")
+        chip = CHIPS[found[0].device_kind]
+        assert len(found) == chip.devices * np.prod([int(n) for n in shapes[1].split("x")])
 
 
 def test_an_unknown_slice_is_answered_with_those_that_there_are():

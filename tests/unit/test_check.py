@@ -7,6 +7,7 @@ import json
 import types
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from absl import flags
@@ -21,6 +22,7 @@ from mmjax.check.subject import open_subject
 from mmjax.config import to_dict
 from mmjax.errors import UserError
 from mmjax.observe.chips import Chip
+from mmjax.options import TrainOptions
 from mmjax.parallel.mesh import MeshOptions, make_mesh
 
 CONFIG = Path(__file__).parents[2] / "configs" / "intent.py"
@@ -108,9 +110,10 @@ def test_advice_never_names_what_would_be_refused():
         large, independent=False)))  # fmt: skip
     assert not any("micro_batch" in line for line in advice(dataclasses.replace(
         large, batch_size=8)))  # fmt: skip
-    one = dataclasses.replace(
-        large, mesh={"data": 1, "fsdp": 1, "tensor": 8}, dtype="bfloat16", batch_size=1
-    )
+    alone = {"data": 1, "fsdp": 1, "tensor": 8}
+    assert not any("micro_batch" in line for line in advice(dataclasses.replace(
+        large, mesh=alone, batch_size=15)))  # fmt: skip
+    one = dataclasses.replace(large, mesh=alone, dtype="bfloat16", batch_size=1)
     assert advice(one) == ["a larger slice, or a smaller --config.train.global_batch_size"]
 
 
@@ -133,6 +136,17 @@ def test_a_sweep_names_the_smallest_that_fits_and_the_cheapest():
     values = sweep.as_json(rows)["rows"]
     assert [row["fits"] for row in values] == [False, True, True, False]
     assert values[1]["chip_seconds_per_example"] == 4 * 6.0 / 64
+
+
+def test_a_sweep_in_which_nothing_could_be_compiled_is_a_users_error(monkeypatch):
+    options = {"train": TrainOptions(global_batch_size=7)}
+    subject = types.SimpleNamespace(options=options, label="a network", with_batch=lambda _: None)
+    monkeypatch.setattr(run, "open_subject", lambda _: subject)
+    monkeypatch.setattr(run, "_devices", lambda *_: jax.devices())
+    why = "a batch of 7 does not divide"
+    monkeypatch.setattr(run.sweeps, "row", lambda *_: sweep.Row("local", 7, 1, None, why))
+    with pytest.raises(UserError, match=why):
+        run.sweep({}, ["local"], 1, [])
 
 
 @pytest.fixture

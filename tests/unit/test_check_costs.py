@@ -100,6 +100,29 @@ def test_a_tpu_programs_loop_counts_each_collective_once_per_trip():
     }
 
 
+# What XLA makes for GPUs of two gathers that begin together, and of one pass to a neighbour.
+ASYNC = """HloModule jit_f, is_scheduled=true
+
+ENTRY %main (p0: f32[8,16], p1: bf16[4,32]) -> f32[16,16] {
+  %p0 = f32[8,16]{1,0} parameter(0)
+  %p1 = bf16[4,32]{1,0} parameter(1)
+  %start = ((f32[8,16]{1,0}, bf16[4,32]{1,0}), (f32[16,16]{1,0}, bf16[8,32]{1,0})) all-gather-start(%p0, %p1), channel_id=1, replica_groups={{0,1},{2,3}}, dimensions={0}
+  %done = (f32[16,16]{1,0}, bf16[8,32]{1,0}) all-gather-done(%start)
+  %pass = (f32[8,16]{1,0}, f32[8,16]{1,0}, u32[], u32[]) collective-permute-start(%p0), channel_id=2, source_target_pairs={{0,1},{1,2},{2,3},{3,0}}
+  %passed = f32[8,16]{1,0} collective-permute-done(%pass)
+  ROOT %out = f32[16,16]{1,0} get-tuple-element(%done), index=0
+}
+"""  # noqa: E501 - as XLA writes it
+
+
+def test_collectives_that_begin_together_are_all_counted_and_what_they_carry_along_is_not():
+    gathered = 16 * 16 * 4 + 8 * 32 * 2
+    assert count(ASYNC, ONE_SLICE).collectives == {
+        "all-gather": Traffic(1, gathered / 2),
+        "collective-permute": Traffic(1, 8 * 16 * 4),
+    }
+
+
 def test_a_kernel_in_a_loop_hides_nothing_that_follows_it_and_waits_for_its_flops():
     without, found = (
         count(TPU.replace("  %part =", f"{k}  %part ="), ONE_SLICE) for k in ("", KERNEL)
