@@ -98,12 +98,13 @@ class Lease:
         """Gives it back; one that is lost stays with its new holder."""
         self._released.set()
         if self._keeper is not None:
-            self._keeper.join()
+            # Whoever ends must not wait for a store that does not answer.
+            self._keeper.join(self._renew_every)
         if self.generation is None:
             return
         generation, self.generation = self.generation, None
         try:
-            self._store.write(self._name, None, if_equal=generation).result()
+            self._done(self._store.write(self._name, None, if_equal=generation), self._renew_every)
         except (ValueError, OSError, RuntimeError) as error:
             logger.warning("the lease on %s stays until it is stale: %s", self._where, error)
 
@@ -117,7 +118,7 @@ class Lease:
 
     def _free_generation(self) -> bytes:
         """That of no object, or of a lease that was not renewed while it was watched."""
-        found = self._store.read(self._name).result()
+        found = self._done(self._store.read(self._name))
         if found.state == "missing":
             return found.stamp.generation
         logger.info(
@@ -126,7 +127,7 @@ class Lease:
         )
         for _ in range(_POLLS):
             self._wait(self._stale_after / _POLLS)
-            now = self._store.read(self._name).result()
+            now = self._done(self._store.read(self._name))
             if now.state == "missing":  # given back meanwhile
                 return now.stamp.generation
             if now.stamp.generation != found.stamp.generation:
@@ -137,13 +138,30 @@ class Lease:
     def _write(self, generation: bytes) -> bytes | None:
         """The new generation; None where the object's is not `generation`."""
         value = json.dumps({**self._owner, "stale_after_seconds": self._stale_after})
-        stamp = self._store.write(self._name, value, if_equal=generation).result()
+        stamp = self._done(self._store.write(self._name, value, if_equal=generation))
         if stamp.generation:
             return stamp.generation
         # Refused, perhaps because the same write had come through and only its answer was lost.
-        found = self._store.read(self._name).result()
+        found = self._done(self._store.read(self._name))
         mine = self._owner["owner"].encode() in found.value
         return found.stamp.generation if mine else None
+
+    def _done(self, asked: ts.Future, within: float | None = None) -> Any:
+        """What was asked of the store, which tries again for minutes where it is cut off.
+
+        Args:
+          within: seconds; None: until a lease that was renewed then would be given up.
+
+        Raises:
+          TimeoutError, or what TensorStore raises.
+        """
+        if within is None:
+            held = 0.0 if self._keeper is None else time.monotonic() - self._renewed_at
+            within = max(self._stale_after - self._renew_every - held, self._renew_every)
+        try:
+            return asked.result(timeout=within)
+        except TimeoutError as error:
+            raise TimeoutError(f"no answer within {within:.0f} s") from error
 
     def _keep(self) -> None:
         while not self._released.wait(self._renew_every):
@@ -166,7 +184,7 @@ class Lease:
             return
 
     def _refused(self) -> UserError:
-        found = self._store.read(self._name).result()
+        found = self._done(self._store.read(self._name))
         return UserError(
             f"another run is working in {self._where} ({_holder(found.value)}): wait for it, stop "
             "it, or choose another --workdir."

@@ -131,7 +131,7 @@ def test_a_process_that_is_killed_ends_the_others_with_a_sentence(cluster, kille
 
 def test_a_process_that_hangs_is_named_when_the_barrier_has_waited_long_enough(cluster):
     fates = {
-        0: {"pretend": ("mmjax.parallel.coordination:TIMEOUT_S", 2.0)},
+        0: {"pretend": ("mmjax.parallel.distributed:WORK_S", 2.0)},
         1: {"call": ("mmjax.parallel.distributed:barrier", 1), "sign": "SIGSTOP"},
     }
     # It goes on when the other one has ended, and finds itself alone.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import threading
+from types import SimpleNamespace
 
 import pytest
 import tensorstore as ts
@@ -150,6 +151,33 @@ def test_renewals_that_fail_are_survived_until_it_would_be_stale(store, caplog):
     assert known.wait(30)
     assert "could not be renewed" in told[0]
     assert "UNAVAILABLE" in caplog.text
+
+
+class Silent:
+    """What is asked of a store that is cut off."""
+
+    def __init__(self):
+        self.asked = []
+
+    def result(self, timeout):
+        self.asked.append(timeout)
+        raise TimeoutError
+
+
+def test_a_store_that_is_cut_off_is_noticed_before_another_run_may_take_over(store, monkeypatch):
+    monkeypatch.setattr("mmjax.lease.time.monotonic", lambda: 100.0)
+    mine = lease(store, renew_every=10.0)
+    mine.acquire()
+    silent = Silent()
+    monkeypatch.setattr(mine, "_store", SimpleNamespace(write=lambda *_, **__: silent))
+    monkeypatch.setattr("mmjax.lease.time.monotonic", lambda: 115.0)
+    with pytest.raises(TimeoutError, match="no answer within 35 s"):
+        mine.renew()
+    monkeypatch.setattr("mmjax.lease.time.monotonic", lambda: 149.0)
+    with pytest.raises(TimeoutError, match="no answer within 10 s"):
+        mine.renew()
+    mine.release()  # who ends does not wait for it
+    assert silent.asked == [35.0, 10.0, 10.0]
 
 
 def test_a_store_that_cannot_be_written_is_one_sentence(store):
