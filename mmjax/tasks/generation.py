@@ -76,6 +76,10 @@ class GenerationTask(Task):
         return self._model.sees
 
     @property
+    def role(self) -> str | None:
+        return self.goal.role
+
+    @property
     def inputs(self) -> frozenset[str]:
         """Not what is said: with other texts in a dialogue, other texts would be right."""
         read = {"images": self.photos, "knowledge": self.options.knowledge}
