@@ -101,6 +101,8 @@ def test_an_encoder_is_read_at_cls_by_one_linear_layer_and_sees_no_photo(vocabul
     assert params["head"]["kernel"].shape == (16, 2)
     with pytest.raises(UserError, match=r"images=True needs a network that sees"):
         task_of(vocabulary, "encoder", images=True)
+    with pytest.raises(UserError, match=r"context_max_length=65 is more than .* 64 positions"):
+        task_of(vocabulary, "encoder", context_max_length=65).module()
 
 
 def test_trans_resnet_is_read_at_its_context_and_may_see_the_photo(vocabulary):
