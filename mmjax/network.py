@@ -18,7 +18,6 @@ from mmjax.artifacts import (
     artifact_folder,
     check_artifact,
     parent,
-    read_fitting,
     write_artifact,
 )
 from mmjax.best_state import best_state, best_step
@@ -31,6 +30,7 @@ from mmjax.data.splits import Split
 from mmjax.errors import UserError
 from mmjax.evaluators import Evaluation, of_part, part_of
 from mmjax.export import write_export
+from mmjax.first_state import first_state
 from mmjax.observe.metrics_log import MetricsLog
 from mmjax.observe.writers import Writer, make_writers
 from mmjax.parallel import distributed, rules
@@ -229,7 +229,8 @@ class NetworkSystem:
         checkpoints = CheckpointStore(workdir.path / "checkpoints")
         latest = checkpoints.latest()
         if latest is None:
-            state, loop = self._first_state(abstract, training.init), trainer.LoopState()
+            state = first_state(self._task, options, abstract, training.init, seed)
+            loop = trainer.LoopState()
         else:
             state, host = checkpoints.restore(latest, abstract)
             loop = trainer.LoopState(**host)
@@ -264,22 +265,6 @@ class NetworkSystem:
             checkpoints.close()
             best.close()
         return loop
-
-    def _first_state(self, abstract: Any, init: Any) -> train_state.TrainState:
-        target = abstract.base_variables()
-        loaded, reports = self._task.initial_variables(target)
-        for name, report in reports.items():
-            logger.info("pretrained weights of %s:\n%s", name, report)
-        if (place := self._options["train"].init_from) is not None:
-            taken, report = read_fitting(place, target)
-            logger.info("weights of %s:\n%s", place, report)
-            loaded = jax.tree.map(
-                lambda new, old: old if new is None else new,
-                taken,
-                loaded,
-                is_leaf=lambda x: x is None,
-            )
-        return train_state.init_state(abstract, init, self._config["seed"], loaded)
 
     def _describe(self, abstract: Any, steps: int, plan: TrainPlan | PackedPlan) -> None:
         params = abstract.base_variables()["params"]
