@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -145,6 +145,11 @@ class TaskData:
         if chosen:
             evaluator = dataclasses.replace(evaluator, **chosen)
         return evaluator.evaluate(split.index, self.predict(variables, split))
+
+    def check(self, name: str, kept: Collection[str] = ()) -> None:
+        """Raises UserError where a split could not be judged, see `Evaluator.check`."""
+        split = self.split(name)
+        self.task.evaluator().reading(split.source).check(split.index, kept)
 
     def _changed(self, split: Split, change: str) -> Split:
         """A split under a perturbation of its photos, which leaves its examples what they are."""
