@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from ml_collections import ConfigDict
 
-from configs.respond import FINE_TUNED, SIZES, training
+from configs.respond import FINE_TUNED, SIZES, batch_norm, training
 from mmjax.config import check_choices, parse_variant
 from mmjax.data.images import ImageOptions
 from mmjax.decoding.options import DecodingOptions
@@ -92,6 +92,7 @@ def get_config(variant: str = "") -> ConfigDict:
             weights=arg.weights or None,
             image=arg.images or None,
             image_weights=arg.image_weights or None,
+            batch_norm=batch_norm(arg),
             copies=arg.copies,
             remat="full" if arg.size in ("large", "xl") else "none",
         ),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
@@ -88,6 +88,13 @@ class Evaluator(Protocol):
     def reading(self, source: Source) -> Evaluator:
         """The one for a split with these records, where it compares with texts in them."""
         return self
+
+    def check(self, index: ExampleIndex, kept: Collection[str] = ()) -> None:
+        """Raises UserError for a split that cannot be judged, so that it is told before training.
+
+        Args:
+          kept: the metrics by which states are kept, which a run in training must have.
+        """
 
     def in_training(self) -> Evaluator:
         """The one for a run in training, where that may be cheaper."""
@@ -239,16 +246,20 @@ class TurnEvaluator(Evaluator):
         at = (f"{name}@{way}" for way in ways for name in names)
         return (*names, *at, "average_precision", "threshold")
 
-    def evaluate(self, index: ExampleIndex, predict: Predict) -> Evaluation:
+    def check(self, index: ExampleIndex, kept: Collection[str] = ()) -> None:
         """Raises UserError where no turn is positive: nothing could be found."""
-        rows = turn_rows(
-            index, predict, predictor=self.predictor, target=self.target, places=self.places
-        )
-        if not rows.label.any():
+        if not index.targets[self.target].any():
             raise UserError(
                 "no dialogue of this split shares a photo, so there is nothing to find in it: "
                 "choose another dataset, or another split."
             )
+
+    def evaluate(self, index: ExampleIndex, predict: Predict) -> Evaluation:
+        """Raises UserError as `check`."""
+        self.check(index)
+        rows = turn_rows(
+            index, predict, predictor=self.predictor, target=self.target, places=self.places
+        )
         threshold = self.threshold
         if threshold is None:
             threshold = best_threshold(rows.label, rows.probability)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import numpy as np
 
@@ -31,7 +31,7 @@ class DecisionEvaluator(Evaluator):
         figures = ("f1", "f1@negative", "f1@macro", "f1@weighted", "f1@micro")
         return (*figures, "precision", "recall", "average_precision")
 
-    def evaluate(self, index: ExampleIndex, predict: Predict) -> Evaluation:
+    def check(self, index: ExampleIndex, kept: Collection[str] = ()) -> None:
         """Raises UserError where every example has the same label: there is nothing to decide."""
         label = index.targets[self.target]
         if label.min() == label.max():
@@ -39,6 +39,11 @@ class DecisionEvaluator(Evaluator):
                 f"all {len(label)} examples of this split have the same label, "
                 f"{'yes' if label[0] else 'no'}: choose a dataset that has both."
             )
+
+    def evaluate(self, index: ExampleIndex, predict: Predict) -> Evaluation:
+        """Raises UserError as `check`."""
+        self.check(index)
+        label = index.targets[self.target]
         odds = predict(self.predictor, np.arange(len(index))).astype(np.float64)
         variants, parts = f1_variants(label, odds > 0), f1_parts(label, odds > 0)
         del parts["f1"]  # one of the variants

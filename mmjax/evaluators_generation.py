@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import numpy as np
 from jaxtyping import Float
 
 from mmjax.data.index import ExampleIndex
-from mmjax.data.perturb import OTHER_LABELS
+from mmjax.data.perturb import OTHER_LABELS, perturbed
 from mmjax.data.schema import Dialogue, Turn
 from mmjax.data.sources import Source
+from mmjax.errors import UserError
 from mmjax.evaluators import Evaluation, Evaluator, Predict
-from mmjax.evaluators_slots import SLOT_FIGURES, find_slots, with_slots
+from mmjax.evaluators_slots import SLOT_FIGURES, Slots, find_slots, with_slots
 from mmjax.metrics.bootstrap import Sums
 from mmjax.metrics.generation import GenerationMetric, answers
 
@@ -55,27 +56,62 @@ class GenerationEvaluator(Evaluator):
     def in_training(self) -> GenerationEvaluator:
         return dataclasses.replace(self, at_most=self.in_training_at_most)
 
+    def check(self, index: ExampleIndex, kept: Collection[str] = ()) -> None:
+        """Raises UserError where slots are to be judged and there is none, or none that a run in
+        training writes to, or the photos that are seen cannot be exchanged."""
+        if self.read is None:
+            return
+        self._slots(index, np.arange(len(index)))
+        some = self.in_training()._written_to(len(index))
+        if set(SLOT_FIGURES) & set(kept) and self._slots(index, some) is None:
+            raise UserError(
+                f"none of the {len(some)} examples of {self.source.name} that are written to in "
+                "training has a slot, and config.eval.metric asks for their figures: raise "
+                "config.task.written_in_training, or keep states by another metric."
+            )
+        if self.sees:
+            try:
+                perturbed(self.source, OTHER_LABELS)
+            except UserError as error:
+                raise UserError(f"config.task.slots in {self.source.name}: {error}") from error
+
     def evaluate(self, index: ExampleIndex, predict: Predict) -> Evaluation:
-        everything = np.arange(len(index))
-        some = everything
-        if self.at_most is not None and self.at_most < len(index):
-            some = np.unique(np.linspace(0, len(index) - 1, self.at_most).astype(np.int64))
+        """Without the figures of slots where some examples alone are written to (`at_most`), and
+        none of them has one. Raises UserError as `check`."""
+        everything, some = np.arange(len(index)), self._written_to(len(index))
         record, sub = index.record[some], index.sub[some]
         texts = [self.decode(ids) for ids in predict("written", some)]
         judged = judged_texts(texts, self._references(record, sub), record, sub)
         log_p = predict("log_p", everything).astype(np.float64)
         likely = Sums(log_p, perplexity)
-        if self.read is not None:
+        slots = None if self.read is None else self._slots(index, some)
+        if slots is not None:
             exchanged = predict(f"log_p@{OTHER_LABELS}", some) if self.sees else log_p[some]
             lower = exchanged[:, 0] < log_p[some, 0]
-            asked = find_slots(self.source, record, sub, self.read, self.references)
-            judged = with_slots(judged, asked, texts, lower)
+            judged = with_slots(judged, slots, texts, lower)
         more = {"perplexity": likely} if len(some) == len(everything) else {}
         return dataclasses.replace(
             judged,
             metrics={**judged.metrics, "perplexity": likely.value},
             samples={**judged.samples, **more},
         )
+
+    def _written_to(self, count: int) -> np.ndarray:
+        """Which of so many examples."""
+        if self.at_most is None or self.at_most >= count:
+            return np.arange(count)
+        return np.unique(np.linspace(0, count - 1, self.at_most).astype(np.int64))
+
+    def _slots(self, index: ExampleIndex, some: np.ndarray) -> Slots | None:
+        """Of some examples, None where none of them has one; of all of them there must be one."""
+        record, sub = index.record[some], index.sub[some]
+        found = find_slots(self.source, record, sub, self.read, self.references)
+        if found is None and len(some) == len(index):
+            raise UserError(
+                f"no answer of {self.source.name} names what a photo before it shows, so that "
+                "there are no slots to judge: leave config.task.slots=False."
+            )
+        return found
 
     def _references(self, record: np.ndarray, sub: np.ndarray) -> list[Sequence[str]]:
         if self.source is None:

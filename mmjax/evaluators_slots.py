@@ -21,7 +21,6 @@ from jaxtyping import Bool
 
 from mmjax.data.schema import Dialogue, Turn, labels_of
 from mmjax.data.sources import Source
-from mmjax.errors import UserError
 from mmjax.evaluators import Evaluation
 from mmjax.metrics.slots import Fillers
 
@@ -47,11 +46,11 @@ def find_slots(
     sub: np.ndarray,
     read: Callable[[Dialogue, int], Sequence[Turn]],
     references: Callable[[Dialogue, int], Sequence[str]],
-) -> Slots:
-    """The slots of the examples (record[k], sub[k]).
+) -> Slots | None:
+    """The slots of the examples (record[k], sub[k]); None where none of them has one.
 
-    Raises:
-      UserError: none of them has one.
+    Args:
+      read: the turns that an example asks with, and of their photos those that count as read.
     """
     turns = (turn for i in range(len(source)) for turn in source[i].turns)
     labels = {label for turn in turns for photo in turn.photos for label in labels_of(photo)}
@@ -66,10 +65,7 @@ def find_slots(
         named = fillers.named(references(dialogue, k)[0]) if fillers else frozenset()
         found.append(next(iter(named)) if len(named) == 1 and named <= shown else None)
     if not any(found):
-        raise UserError(
-            f"no answer of {source.name} names what a photo before it shows, so that there are no "
-            "slots to judge: leave config.task.slots=False."
-        )
+        return None
     return Slots(fillers, found, np.unique(words, return_inverse=True)[1].reshape(-1))
 
 

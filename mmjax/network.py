@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -18,7 +18,6 @@ from mmjax.artifacts import (
     artifact_folder,
     check_artifact,
     parent,
-    read_fitting,
     write_artifact,
 )
 from mmjax.best_state import best_state, best_step
@@ -31,6 +30,7 @@ from mmjax.data.splits import Split
 from mmjax.errors import UserError
 from mmjax.evaluators import Evaluation, of_part, part_of
 from mmjax.export import write_export
+from mmjax.first_state import first_state
 from mmjax.observe.metrics_log import MetricsLog
 from mmjax.observe.writers import Writer, make_writers
 from mmjax.parallel import distributed, rules
@@ -77,6 +77,7 @@ class NetworkSystem:
                     with keys_of(name):
                         data.source(split)
             self._prepare(workdir, fit=True)
+            self._check(splits)
             loop = self._fit(workdir)
             step = best_step(workdir, self._options, loop)
             variables, chosen = self._best(workdir, step)
@@ -209,6 +210,16 @@ class NetworkSystem:
             self._task.check_vocabulary(here)
             storage.copy_folder(here, folder)
 
+    def _check(self, splits: Sequence[str]) -> None:
+        """Raises UserError for a split that could not be judged."""
+        options = self._options
+        kept = dict.fromkeys((options["eval"].metric, *mixing.own_metrics(options)))
+        for split in splits:
+            for name, data in self._parts.items():
+                with keys_of(name):
+                    # States are kept by what is found on dev.
+                    data.check(split, part_of(name, kept) if split == "dev" else ())
+
     def _fit(self, workdir: WorkDir) -> trainer.LoopState:
         options = self._options
         data = list(self._parts.values())
@@ -229,7 +240,8 @@ class NetworkSystem:
         checkpoints = CheckpointStore(workdir.path / "checkpoints")
         latest = checkpoints.latest()
         if latest is None:
-            state, loop = self._first_state(abstract, training.init), trainer.LoopState()
+            state = first_state(self._task, options, abstract, training.init, seed)
+            loop = trainer.LoopState()
         else:
             state, host = checkpoints.restore(latest, abstract)
             loop = trainer.LoopState(**host)
@@ -264,22 +276,6 @@ class NetworkSystem:
             checkpoints.close()
             best.close()
         return loop
-
-    def _first_state(self, abstract: Any, init: Any) -> train_state.TrainState:
-        target = abstract.base_variables()
-        loaded, reports = self._task.initial_variables(target)
-        for name, report in reports.items():
-            logger.info("pretrained weights of %s:\n%s", name, report)
-        if (place := self._options["train"].init_from) is not None:
-            taken, report = read_fitting(place, target)
-            logger.info("weights of %s:\n%s", place, report)
-            loaded = jax.tree.map(
-                lambda new, old: old if new is None else new,
-                taken,
-                loaded,
-                is_leaf=lambda x: x is None,
-            )
-        return train_state.init_state(abstract, init, self._config["seed"], loaded)
 
     def _describe(self, abstract: Any, steps: int, plan: TrainPlan | PackedPlan) -> None:
         params = abstract.base_variables()["params"]

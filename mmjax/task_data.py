@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -32,11 +32,18 @@ from mmjax.tasks.base import Predictor, Task
 # With everything that an example is made of: turns, an answer, a rewrite, and a shared photo with
 # labels and pixels that was proposed too.
 _ANY_PHOTO = Photo("any", ("c",), file=BLANK)
-ANY_DIALOGUE = Dialogue(
+_ANY_DIALOGUE = Dialogue(
     "any",
     (Turn(1, "a"), Turn(0, "b", rewrites=("c",)), Turn(0, "", (_ANY_PHOTO,))),
     (Proposal((_ANY_PHOTO,), right=0, scores=(0.0,), alike=(1,), above=0, equal=1),),
 )
+
+
+def any_source(task: Task) -> Source:
+    """One dialogue in which the task finds an example, for who needs shapes and no data."""
+    # Both speakers are what the task asks for, so that somebody is asked and answers.
+    roles = () if task.role is None else (task.role, task.role)
+    return ListSource([dataclasses.replace(_ANY_DIALOGUE, roles=roles)])
 
 
 class TaskData:
@@ -71,8 +78,8 @@ class TaskData:
         return self._splits[name]
 
     def any_split(self) -> Split:
-        """A split of one dialogue, for who needs shapes and no data."""
-        source = ListSource([ANY_DIALOGUE])
+        """A split of one dialogue, see `any_source`."""
+        source = any_source(self.task)
         return Split(source, build_index(self.task, source))
 
     def about(self, sizes: Mapping[str, int]) -> dict[str, Any]:
@@ -138,6 +145,11 @@ class TaskData:
         if chosen:
             evaluator = dataclasses.replace(evaluator, **chosen)
         return evaluator.evaluate(split.index, self.predict(variables, split))
+
+    def check(self, name: str, kept: Collection[str] = ()) -> None:
+        """Raises UserError where a split could not be judged, see `Evaluator.check`."""
+        split = self.split(name)
+        self.task.evaluator().reading(split.source).check(split.index, kept)
 
     def _changed(self, split: Split, change: str) -> Split:
         """A split under a perturbation of its photos, which leaves its examples what they are."""

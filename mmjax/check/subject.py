@@ -29,7 +29,6 @@ from mmjax.data.batches import HostBatches
 from mmjax.data.index import ExampleIndex, build_index
 from mmjax.data.packing import Packing
 from mmjax.data.plan import EvalPlan
-from mmjax.data.sources import ListSource
 from mmjax.data.tokenizer_files import TOKENIZER_CONFIG, FamilyTokenizer
 from mmjax.data.tokenizer_words import word_vocabulary
 from mmjax.data.tokenizers import Tokenizer
@@ -37,7 +36,7 @@ from mmjax.errors import UserError
 from mmjax.models.presets import CAUSAL_PRESETS, ENCODER_DECODER_PRESETS, PRESETS
 from mmjax.parallel import rules
 from mmjax.programs import config_sections, make_task
-from mmjax.task_data import ANY_DIALOGUE
+from mmjax.task_data import any_source
 
 EXAMPLES = 10_000
 
@@ -122,7 +121,7 @@ def open_subject(config: Mapping[str, Any]) -> Subject:
             _made_up_tokenizer(size).save(folder)
             notes.append(f"a made-up vocabulary of {size:,} entries stands in")
         else:
-            task.fit(ListSource([ANY_DIALOGUE]), Path(folder))
+            task.fit(any_source(task), Path(folder))
         task.load(Path(folder))
     return Subject(config["label"], options, task, tuple(notes))
 
@@ -149,11 +148,11 @@ def _made_up_tokenizer(size: int) -> Tokenizer:
 def _largest_row(
     task: Any, fields: Sequence[str] | None, packing: Packing | None
 ) -> dict[str, Any]:
-    source = ListSource([ANY_DIALOGUE])
+    part = next(iter(task.parts.values()))
+    source = any_source(part)
     # As if something was taken away from it: an example of which nothing is left has the shapes of
     # any other, and here no features of regions are at hand.
     first = ExampleIndex(np.zeros(1, np.int64), np.zeros(1, np.int32), {}, {}, {})
-    part = next(iter(task.parts.values()))
     index = build_index(part, source, before=first)
     plan = EvalPlan(np.zeros(1, np.int64), 1)
     return HostBatches(

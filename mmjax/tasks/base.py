@@ -46,12 +46,16 @@ class Task(Featurizer, Protocol):
 
     A task is made from its options and its model's options. What has a body here may be left out
     by a class that inherits from this one; an audit then takes everything to be read.
+
+    Attributes:
+      role: whose turns alone are examples, as `Dialogue.roles` calls them; None: anybody's.
     """
 
     photos = False
     boxes = False
     inputs: Collection[str] = frozenset(INPUTS)
     packs = False
+    role: str | None = None
 
     @property
     def parts(self) -> Mapping[str, Task]:

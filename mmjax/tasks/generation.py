@@ -5,6 +5,7 @@ What is read and what is written are a task's `Goal`: `response`, `rewrite`.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -74,6 +75,10 @@ class GenerationTask(Task):
     @property
     def photos(self) -> bool:
         return self._model.sees
+
+    @property
+    def role(self) -> str | None:
+        return self.goal.role
 
     @property
     def inputs(self) -> frozenset[str]:
@@ -238,8 +243,18 @@ class GenerationTask(Task):
         )
 
     def read(self, dialogue: Dialogue, sub: int) -> tuple[Turn, ...]:
-        """The turns that an example asks with, as the dialogue has them."""
-        return dialogue.turns[: self.goal.read(sub)]
+        """The turns that an example asks with, and of their photos the last `max_images`.
+
+        Nothing here depends on what a model sees, so that all are judged on the same slots: neither
+        the cut at `prompt_max_length`, which falls elsewhere where photos take tokens, nor whether
+        a photo's pixels could be had.
+        """
+        left, turns = self.options.max_images, []
+        for turn in reversed(dialogue.turns[: self.goal.read(sub)]):
+            photos = turn.photos[-left:] if left else ()
+            left -= len(photos)
+            turns.insert(0, dataclasses.replace(turn, photos=photos))
+        return tuple(turns)
 
     def decode(self, ids: np.ndarray) -> str:
         """The text of ids up to their end."""

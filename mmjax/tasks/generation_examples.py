@@ -77,9 +77,11 @@ class Goal(Protocol):
     Attributes:
       name: of the task.
       identity: JSON values that, with a dialogue, determine the turns.
+      role: see `mmjax.tasks.base.Task`.
     """
 
     name: str
+    role: str | None
     identity: Mapping[str, Any]
 
     def turns(self, dialogue: Dialogue) -> Sequence[int]:

@@ -39,10 +39,14 @@ class Response:
 
     @property
     def identity(self) -> Mapping[str, Any]:
-        return {"role": self.options.role, "answers": self.options.answers}
+        return {"role": self.role, "answers": self.options.answers}
+
+    @property
+    def role(self) -> str | None:
+        return self.options.role
 
     def turns(self, dialogue: Dialogue) -> Sequence[int]:
-        role, chosen = self.options.role, dialogue.targets
+        role, chosen = self.role, dialogue.targets
         if chosen is None or role not in (None, AGENT):  # a dataset chooses among the agent's
             chosen = range(1, len(dialogue.turns))
         if role is not None:

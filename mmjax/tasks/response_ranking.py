@@ -72,6 +72,10 @@ class RankingExamples(Task):
         return self.options.images
 
     @property
+    def role(self) -> str | None:
+        return self._goal.role
+
+    @property
     def inputs(self) -> frozenset[str]:
         """Photos alone: with other texts in a dialogue, other responses would be right."""
         return frozenset({"images"} if self.photos else ())

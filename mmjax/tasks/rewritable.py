@@ -236,6 +236,7 @@ class EncoderRewritableTask(RewritableTask):
             self._model.weights,
             self._reader.tokenizer,
             max_length=self.options.context_max_length,
+            length_key="context_max_length",
             hidden=False,
         )
 

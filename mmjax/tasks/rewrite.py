@@ -25,6 +25,7 @@ class Rewrite:
     """Annotated rewrites, from the turns before and the query. See `Goal` for the members."""
 
     name = "rewrite"
+    role = None
     identity: Mapping[str, Any] = {}
 
     def turns(self, dialogue: Dialogue) -> Sequence[int]:

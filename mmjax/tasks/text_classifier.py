@@ -58,11 +58,13 @@ def text_classifier(
     tokenizer: Tokenizer,
     *,
     max_length: int,
+    length_key: str = "max_length",
     hidden: bool = True,
 ) -> TurnClassifier:
-    """The network, for texts of at most `max_length` tokens (`config.task.max_length`).
+    """The network, for texts of at most `max_length` tokens.
 
     Args:
+      length_key: of `config.task`, what says so.
       hidden: whether there is a layer between the encoder and the logits.
 
     Raises:
@@ -83,7 +85,7 @@ def text_classifier(
     position = encoder.position
     if position is not None and max_length > position.max_positions:
         raise UserError(
-            f"config.task.max_length={max_length} is more than the encoder's "
+            f"config.task.{length_key}={max_length} is more than the encoder's "
             f"{position.max_positions} positions."
         )
     if not hidden:

@@ -226,6 +226,19 @@ def test_shapes_come_from_the_config_alone_with_weights_at_home_or_not():
     assert large.options["train"].global_batch_size == large.options["eval"].batch_size == 6
 
 
+def test_shapes_are_had_where_one_role_alone_answers():
+    from configs import dialogue, respond
+
+    mesh = make_mesh(MeshOptions(), None)
+    for module, variant in (
+        (respond, "role=agent,size=tiny"),
+        (respond, "role=agent,model=transresnet"),
+        (dialogue, "role=agent,size=tiny"),
+    ):
+        batch = open_subject(demo(module, variant)).batch(mesh, 2)
+        assert batch["response"]["ids"].shape[0] == 2
+
+
 def test_devices_without_a_slice_are_one_and_slices_must_be_alike():
     def device(slice_index):
         return types.SimpleNamespace(slice_index=slice_index, platform="tpu")

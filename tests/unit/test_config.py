@@ -359,6 +359,14 @@ def test_a_mistyped_variant_of_the_retrieval_config_is_named(variant, message):
         importlib.import_module("configs.retrieval").get_config(variant)
 
 
+@pytest.mark.parametrize("name", ["dialogue", "respond", "rewrite"])
+def test_photos_are_normalised_by_kept_statistics_where_there_are_some(name):
+    get_config = importlib.import_module(f"configs.{name}").get_config
+    assert get_config("images=resnet-18").model.batch_norm == "global"
+    for given in ("image_weights=some/folder", "init_from=run://somewhere"):
+        assert get_config(f"images=resnet-18,{given}").model.batch_norm == "frozen"
+
+
 def test_identity_is_what_a_run_is_and_not_how_it_is_carried_out():
     base = from_command_line()
     sections = sections_of(base)

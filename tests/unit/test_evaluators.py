@@ -10,7 +10,8 @@ import pytest
 from mmjax.data.index import ExampleIndex, build_index
 from mmjax.data.schema import Dialogue, Photo, Turn
 from mmjax.data.sources import ListSource
-from mmjax.evaluators import RetrievalEvaluator, candidate_pool
+from mmjax.errors import UserError
+from mmjax.evaluators import RetrievalEvaluator, TurnEvaluator, candidate_pool
 from mmjax.tasks.retrieval import RetrievalOptions, RetrievalText
 
 # (photo, labels) of each example: "a" and "d" are shared twice, "b" and "c" look alike to a model
@@ -159,3 +160,11 @@ def test_an_answer_moved_by_one_is_noticed(monkeypatch):
 def test_the_metrics_have_the_names_that_are_promised():
     evaluator = RetrievalEvaluator(ks=(1, 7))
     assert set(evaluator.evaluate(index_of(), Model()).metrics) == set(evaluator.metric_names)
+
+
+def test_a_split_in_which_nothing_is_shared_is_refused_before_anything_is_predicted():
+    evaluator = TurnEvaluator(predictor="share", target="share", places="label")
+    index = index_of()
+    evaluator.check(dataclasses.replace(index, targets={"share": np.array([0, 1] * 4)}))
+    with pytest.raises(UserError, match="no dialogue of this split shares a photo"):
+        evaluator.check(dataclasses.replace(index, targets={"share": np.zeros(8, np.int64)}))

@@ -229,6 +229,18 @@ def test_a_session_of_images_alone_asks_who_sees_and_who_does_not(vocabulary):
         list(blind.examples(silent))
 
 
+def test_slots_are_judged_by_the_photos_that_may_be_read_and_the_same_for_who_is_blind(vocabulary):
+    dialogue = replace(SHOWN, turns=(*SHOWN.turns[:2], Turn(1, "好"), SHOWN.turns[3]))
+    seen = {"model": {"image": "resnet-tiny"}, "image": ImageOptions(size=32)}
+    for count, names in ((1, ["q"]), (2, ["p", "q"]), (3, ["p", "q"])):
+        task = task_of(vocabulary, max_images=count, **seen)
+        read = task.read(dialogue, 3)
+        assert [photo.id for turn in read for photo in turn.photos] == names
+        assert tuple(names) == tuple(p.id for p in task._rows.row(dialogue, 3).photos)
+        assert [turn.text for turn in read] == [turn.text for turn in dialogue.turns[:3]]
+        assert task_of(vocabulary, max_images=count).read(dialogue, 3) == read
+
+
 # Knowledge
 
 KNOWN = replace(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import types
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +12,9 @@ from jax.sharding import SingleDeviceSharding
 
 from mmjax.artifacts import read_fitting, write_artifact
 from mmjax.errors import UserError
+from mmjax.first_state import check_kept
+from mmjax.optim.lora import LoraOptions
+from mmjax.optim.trained import make_split
 from mmjax.train_state import TrainState, init_state
 
 
@@ -123,3 +128,32 @@ def test_the_first_state_holds_what_was_taken_over_and_fresh_values_elsewhere(pa
     np.testing.assert_array_equal(
         state.variables["batch_stats"]["image_tower"]["mean"], np.full(6, 2.0)
     )
+
+
+@pytest.mark.parametrize(
+    ("frozen", "batch_norm", "missing"),
+    [
+        ((), "global", None),
+        (("^image_tower/",), "global", "image_tower/kernel"),
+        ((), "frozen", "batch_stats/image_tower/mean"),
+        (("^image_tower/",), "frozen", "image_tower/kernel and 1 more"),
+        (("^query_tower/",), "global", None),  # it is taken over
+    ],
+)
+def test_what_is_kept_and_came_from_nowhere_is_refused(parent, frozen, batch_norm, missing):
+    run, _ = parent
+    tree = abstract(
+        {
+            "params": {"query_tower": {"kernel": (4, 3)}, "image_tower": {"kernel": (2, 2)}},
+            "batch_stats": {"image_tower": {"mean": (5,)}, "image_norm": {"mean": (5,)}},
+        }
+    )
+    params, kept = make_split(frozen, 0, LoraOptions())(tree["params"], jax.random.key(0))
+    state = TrainState(None, params, {"batch_stats": tree["batch_stats"]}, (), None, None, kept)
+    loaded, _ = read_fitting(f"run://{run}", state.base_variables())
+    model = types.SimpleNamespace(batch_norm=batch_norm)
+    if missing is None:
+        check_kept("run://it", loaded, state, model)
+        return
+    with pytest.raises(UserError, match=rf"run://it has no {missing} for.*model\.image_weights"):
+        check_kept("run://it", loaded, state, model)

@@ -7,17 +7,20 @@ import numpy as np
 import pytest
 
 from configs import respond
-from mmjax.asked_network import open_weights_of
+from mmjax.artifacts import write_artifact
+from mmjax.asked_network import open_run, open_weights_of
 from mmjax.baselines.knn_encoder import PretrainedEncoderTask
-from mmjax.config import to_dict
+from mmjax.config import build_sections, to_dict
 from mmjax.data.index import build_index
 from mmjax.data.schema import Dialogue, Turn
 from mmjax.data.sources import ListSource
 from mmjax.data.splits import Split
 from mmjax.data.tokenizers import load_tokenizer, train_character_tokenizer
 from mmjax.errors import UserError
+from mmjax.models import presets
 from mmjax.options import DataOptions, EvalOptions, LoaderOptions, MeshOptions
 from mmjax.parallel.mesh import make_mesh
+from mmjax.programs import config_sections, make_task
 from mmjax.systems import make_system
 from mmjax.tasks.response_ranking import RankingExamples, RankingOptions
 
@@ -25,7 +28,11 @@ from mmjax.tasks.response_ranking import RankingExamples, RankingOptions
 def chats(count, prefix, turns=2):
     """Dialogues whose answers tell whose they are."""
     return [
-        Dialogue(f"{prefix}{i}", tuple(Turn(t % 2, f"{prefix}{i}.{t}") for t in range(turns)))
+        Dialogue(
+            f"{prefix}{i}",
+            tuple(Turn(t % 2, f"{prefix}{i}.{t}") for t in range(turns)),
+            roles=("customer", "agent"),
+        )
         for i in range(count)
     ]
 
@@ -168,7 +175,8 @@ def test_vectors_are_the_mean_over_all_tokens_of_the_last_layer(tmp_path, vocabu
     bert.save_pretrained(tmp_path)
     tokenizer.save(tmp_path)
 
-    task = PretrainedEncoderTask(RankingOptions(context_max_length=12), str(tmp_path), None)
+    ranking = RankingOptions(context_max_length=12, role="agent")
+    task = PretrainedEncoderTask(ranking, str(tmp_path), None)
     task.load(tmp_path)
     mesh = make_mesh(MeshOptions(), jax.devices()[:1])
     options = {
@@ -181,10 +189,32 @@ def test_vectors_are_the_mean_over_all_tokens_of_the_last_layer(tmp_path, vocabu
         network = open_weights_of(task, options, mesh)
         found = network.ask("text", source)
     with pytest.raises(UserError, match="holds no example for this task: 1 x nobody answers"):
-        network.split(ListSource([Dialogue("d", (Turn(0, "a"),))]))
+        network.split(ListSource(chats(1, "d", turns=1)))
     split = Split(source, build_index(task, source))
     for record, turn, vector in zip(split.index.record, split.index.sub, found, strict=True):
         ids = task.featurize(source[int(record)], int(turn), None)["context"]
         with torch.no_grad():
             hidden = bert(torch.tensor(ids[None].astype(np.int64))).last_hidden_state
         np.testing.assert_allclose(vector, hidden[0].mean(0), atol=2e-5)
+
+
+def test_a_finished_ranker_is_asked_about_the_responses_of_one_role(
+    tmp_path, vocabulary, monkeypatch
+):
+    sizes = {"layers": 1, "width": 16, "heads": 2, "feed_forward": 32}
+    monkeypatch.setitem(presets.PRESETS, "transresnet", presets.sinusoidal(**sizes))
+    config = to_dict(respond.get_config("model=transresnet,demo,role=customer"))
+    config["data"]["data_dir"] = str(tmp_path / "data")
+    options = build_sections(config, config_sections(config))
+    mesh = make_mesh(MeshOptions(), jax.devices()[:1])
+    task = make_task(config, options)
+    task.load(vocabulary)
+    with jax.set_mesh(mesh):
+        trained = open_weights_of(task, options, mesh).variables
+        write_artifact(
+            tmp_path / "artifact", trained, config=config, preprocessing=vocabulary, parents=[]
+        )
+        asked = {"role": "agent"}
+        place = f"run://{tmp_path}"
+        network = open_run(place, "knn.ranker", "response_ranking", options, mesh, asked)
+    assert network.split(ListSource(chats(2, "a", turns=4))).index.sub.tolist() == [1, 3, 1, 3]

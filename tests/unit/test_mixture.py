@@ -46,7 +46,8 @@ def talks(count: int, seed: int, *, rewritten: bool) -> list[Dialogue]:
     asked = np.random.default_rng(seed).choice(list(GIVEN), count)
     if rewritten:
         return [Dialogue(f"r{i}", (Turn(0, a, rewrites=(a + a,)),)) for i, a in enumerate(asked)]
-    return [Dialogue(f"d{i}", (Turn(0, a), Turn(1, GIVEN[a]))) for i, a in enumerate(asked)]
+    turns = [(Turn(0, a), Turn(1, GIVEN[a])) for a in asked]
+    return [Dialogue(f"d{i}", said, roles=("customer", "agent")) for i, said in enumerate(turns)]
 
 
 DATASETS = {
@@ -265,7 +266,8 @@ def test_sizes_that_cannot_be_are_named_by_the_task_s_own_keys(vocabulary, part,
 def run(tmp_path_factory):
     """(system, working directory, its config as JSON values)"""
     folder = tmp_path_factory.mktemp("run")
-    config = dialogue.get_config("size=tiny,copies=false,response=answers,rewrite=rewrites")
+    variant = "size=tiny,copies=false,response=answers,rewrite=rewrites,role=agent"
+    config = dialogue.get_config(variant)
     config.task.response.update(max_length=16, target_max_length=4)
     config.task.rewrite.update(max_length=12, target_max_length=4)
     for part in ("response", "rewrite"):

@@ -101,6 +101,8 @@ def test_an_encoder_is_read_at_cls_by_one_linear_layer_and_sees_no_photo(vocabul
     assert params["head"]["kernel"].shape == (16, 2)
     with pytest.raises(UserError, match=r"images=True needs a network that sees"):
         task_of(vocabulary, "encoder", images=True)
+    with pytest.raises(UserError, match=r"context_max_length=65 is more than .* 64 positions"):
+        task_of(vocabulary, "encoder", context_max_length=65).module()
 
 
 def test_trans_resnet_is_read_at_its_context_and_may_see_the_photo(vocabulary):
@@ -134,9 +136,10 @@ def queries(count, seed):
     return made
 
 
-def test_it_learns_to_decide(tmp_path, monkeypatch):
+def made_of(tmp_path, monkeypatch, **changed):
+    """(system, working directory); `changed`: other records of a split."""
     sources = {
-        split: ListSource(queries(48, seed), f"list:{split}")
+        split: ListSource(changed.get(split, queries(48, seed)), f"list:{split}")
         for seed, split in enumerate(("train", "dev", "test"))
     }
     monkeypatch.setattr("mmjax.task_data.open_source", lambda options, split, **_: sources[split])
@@ -151,6 +154,11 @@ def test_it_learns_to_decide(tmp_path, monkeypatch):
     config.loader.threads = 1
     system, workdir = make_system(to_dict(config)), WorkDir(tmp_path / "run")
     workdir.path.mkdir()
+    return system, workdir
+
+
+def test_it_learns_to_decide(tmp_path, monkeypatch):
+    system, workdir = made_of(tmp_path, monkeypatch)
     system.train(workdir)
     result = read_result(str(workdir.path / "result.json"))
     assert result.metrics["dev"]["f1@weighted"] > 95
@@ -168,3 +176,12 @@ def test_a_split_with_one_answer_alone_is_the_users_error(vocabulary):
     source = ListSource([d for d in queries(20, 0) if d.turns[1].rewrites])
     with pytest.raises(UserError, match="have the same label, yes"):
         task.evaluator().evaluate(build_index(task, source), None)
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_such_a_split_is_refused_before_the_first_step(tmp_path, monkeypatch, split):
+    only_yes = [d for d in queries(20, 0) if d.turns[1].rewrites]
+    system, workdir = made_of(tmp_path, monkeypatch, **{split: only_yes})
+    monkeypatch.setattr("mmjax.network.train_loader", None)
+    with pytest.raises(UserError, match="have the same label, yes"):
+        system.train(workdir)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from mmjax.data.index import build_index
+from mmjax.data.perturb_photos import BLANK, with_photos
 from mmjax.data.schema import Dialogue, Photo, Turn
 from mmjax.data.sources import ListSource
 from mmjax.errors import UserError
@@ -113,3 +114,30 @@ def test_data_without_slots_are_refused():
     evaluator = dataclasses.replace(EVALUATOR, source=source)
     with pytest.raises(UserError, match=r"no answer of list:train names what a photo.*slots=False"):
         evaluator.evaluate(index, lambda name, examples: ANSWERS[name][examples])
+    with pytest.raises(UserError, match="slots=False"):
+        evaluator.check(index)
+    dataclasses.replace(evaluator, read=None).check(index)
+
+
+def test_photos_that_cannot_be_exchanged_are_refused_for_who_sees_before_anything_is_written():
+    pair = [asked("a", "Hat", "it is a hat"), asked("b", "Hat", "it is a hat")]
+    shown = [with_photos(d, lambda p: dataclasses.replace(p, file=BLANK)) for d in pair]
+    source = ListSource(shown)
+    index = build_index(Every(), source)
+    evaluator = dataclasses.replace(EVALUATOR, source=source)
+    with pytest.raises(UserError, match=r"task\.slots in list:train: there are no two photos"):
+        evaluator.check(index)
+    dataclasses.replace(evaluator, sees=False).check(index)
+
+
+def test_texts_of_which_none_has_a_slot_have_no_such_figures_while_a_run_is_in_training():
+    source = ListSource([SOURCE[i] for i in (3, 0, 4)])  # the first has none
+    index = build_index(Every(), source)
+    evaluator = dataclasses.replace(EVALUATOR, source=source, in_training_at_most=1)
+    found = evaluator.in_training().evaluate(index, lambda name, some: ANSWERS[name][some])
+    assert set(found.metrics) == set(EVALUATOR.metric_names) - set(SLOT_FIGURES)
+    evaluator.check(index, kept=("bleu",))
+    with pytest.raises(UserError, match=r"none of the 1 examples .*written_in_training"):
+        evaluator.check(index, kept=("slot_accuracy",))
+    more = dataclasses.replace(evaluator, in_training_at_most=3)
+    more.check(index, kept=("slot_accuracy",))
