@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from launch import code as code_lib
@@ -36,7 +36,10 @@ UNANSWERED = 10
 # Looks at the others after one worker has failed, before they are stopped.
 LOOKS_AFTER_FAILURE = 4
 
-SETUP_HINT = "Workers that still boot answer a minute later: `setup` again."
+# Workers that still boot refuse ssh for a minute or two.
+BOOT_LOOKS, BOOT_SECONDS = 20, 15
+# A name can be used again once what had it is gone from the list.
+DELETION_LOOKS, DELETION_SECONDS = 40, 15
 
 
 def do(machine: TpuVm, job: Job, commands: Commands) -> int:
@@ -78,7 +81,7 @@ def _train(machine: TpuVm, job: Job, commands: Commands) -> int:
         if not created:
             machine.create()
             created.append(True)
-            return _try(machine, job, commands, code, new=True)
+            return _try(machine, job, commands, code)
         return _again(machine, job, commands, code)
 
     try:
@@ -106,11 +109,12 @@ def _run(machine: TpuVm, job: Job, commands: Commands) -> int:
         raise UserError(
             f"{job.name} is {state or 'not there'}: `create` and `setup` come first, or `train`."
         )
-    known = [state]
+    machine.ready = state not in (None, *GONE)
+    known = [machine.ready]
 
     def attempt() -> int | None:
-        if known and known.pop() not in (None, *GONE):
-            return _try(machine, job, commands, code, new=False)
+        if known and known.pop():
+            return _try(machine, job, commands, code)
         return _again(machine, job, commands, code)
 
     try:
@@ -123,28 +127,50 @@ def _run(machine: TpuVm, job: Job, commands: Commands) -> int:
 
 
 def _again(machine: TpuVm, job: Job, commands: Commands, code: code_lib.Code) -> int | None:
-    """An attempt after the first: on the same machine where it is still there, else a new one."""
-    state = machine.state()
-    if state not in (None, *GONE):
-        # One worker may have restarted alone; the others still wait for it.
-        commands.run(machine.ssh(_worker(job, "stop", "--seconds=30")))
-        return _try(machine, job, commands, code, new=False)
-    if state is not None:
-        machine.delete()  # its name cannot be used again before
+    """An attempt after the first: on the same machine where it is still there, else a new one.
+
+    What fails now has worked before, so it is told and counts as a machine that is gone.
+    """
+    try:
+        state = machine.state()
+        if state in (None, *GONE):
+            if state is not None:
+                _delete_for_good(machine, commands)
+            if not _create_again(machine, commands):
+                return VANISHED
+        elif machine.ready:
+            # One worker may have restarted alone; the others still wait for it.
+            commands.run(machine.ssh(_worker(job, "stop", "--seconds=30")))
+        return _try(machine, job, commands, code)
+    except CommandError as error:
+        commands.say(f"{error}")
+        return VANISHED
+
+
+def _delete_for_good(machine: TpuVm, commands: Commands) -> None:
+    """Deletes the machine and waits until its name is free. Raises CommandError."""
+    machine.delete()
+    for _ in range(DELETION_LOOKS):
+        if machine.state() is None:
+            return
+        commands.sleep(DELETION_SECONDS)
+    raise CommandError(f"{machine.job.name} is still there after its deletion.", 1)
+
+
+def _create_again(machine: TpuVm, commands: Commands) -> bool:
+    machine.ready = False
     try:
         machine.create()
-    except CommandError as error:
-        commands.say(f"{error}")  # what was just taken away may not be had at once
-        return VANISHED
-    return _try(machine, job, commands, code, new=True)
+    except UserError as error:  # no capacity, or a list that still shows the one before
+        commands.say(f"{error}")
+        return False
+    return True
 
 
-def _try(
-    machine: TpuVm, job: Job, commands: Commands, code: code_lib.Code, *, new: bool
-) -> int | None:
+def _try(machine: TpuVm, job: Job, commands: Commands, code: code_lib.Code) -> int | None:
     """Starts the run and follows it; VANISHED where the machine went away meanwhile."""
     try:
-        if new:
+        if not machine.ready:
             _setup(machine, job, commands, code)
         start = _worker(job, "start", f"--version={code.version}", "--", *job.command)
         commands.run(machine.ssh(start))
@@ -159,10 +185,7 @@ def _setup(machine: TpuVm, job: Job, commands: Commands, code: code_lib.Code) ->
     """Copies the code and the environment file to all workers, and installs the packages there."""
     code_lib.pack(code, commands)
     folder = _folder(job)
-    try:
-        commands.run(machine.ssh(["mkdir", "-p", "-m", "700", folder]))
-    except CommandError as error:
-        raise CommandError(f"{error} {SETUP_HINT}", error.code) from error
+    _run_once_booted(machine, commands, machine.ssh(["mkdir", "-p", "-m", "700", folder]))
     worker = str(code_lib.ROOT / "launch" / "worker.py")
     commands.run(machine.scp([str(code.archive), worker], f"{folder}/"))
     if job.env_file is not None:
@@ -171,6 +194,21 @@ def _setup(machine: TpuVm, job: Job, commands: Commands, code: code_lib.Code) ->
         commands.run(machine.scp([str(job.env_file)], f"{folder}/env"))
     setup = _worker(job, "setup", f"--version={code.version}", "--requirement=jax[tpu]")
     commands.run(machine.ssh(setup))
+    machine.ready = True
+
+
+def _run_once_booted(machine: TpuVm, commands: Commands, command: Sequence[str]) -> None:
+    """Runs the first command on new workers, again until they answer or the machine is gone."""
+    for _ in range(BOOT_LOOKS):
+        try:
+            commands.run(command)
+            return
+        except CommandError:
+            if _is_there(machine) is False:
+                raise
+        commands.say(f"the workers do not answer: they may still boot; again in {BOOT_SECONDS} s")
+        commands.sleep(BOOT_SECONDS)
+    commands.run(command)
 
 
 def _follow(machine: TpuVm, job: Job, commands: Commands) -> int | None:

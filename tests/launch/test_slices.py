@@ -181,6 +181,74 @@ def test_no_capacity_for_the_replacement_is_tried_again_too(world, launched):
     assert len(world.calls_of(" create ")) == 3
 
 
+@pytest.mark.parametrize("relaunched", [False, True], ids=["first", "replacement"])
+def test_workers_that_still_boot_are_asked_again(world, launched, relaunched):
+    if relaunched:
+        world.answer("mkdir")
+        world.answer(r"worker\.py logs", code=1, machines={"scan": "PREEMPTED"})
+    world.answer("mkdir", code=255, times=3)
+    tell_status(world, "exited", 0)
+    code, _, said = launched(tpu_vm, train("--relaunches=1"))
+    assert (code, "they may still boot" in said) == (0, True)
+    assert world.slept.count(slices.BOOT_SECONDS) == 3
+    assert world.machines == {}
+
+
+def test_workers_that_never_boot_are_given_up_and_deleted(world, launched):
+    world.answer("mkdir", code=255, times=99)
+    assert launched(tpu_vm, train())[0] == 2
+    assert sum(world.slept) <= 600
+    assert world.machines == {}
+
+
+def test_a_machine_that_is_taken_away_while_it_boots_is_replaced(world, launched):
+    world.answer("mkdir", code=255, machines={"scan": "PREEMPTED"})
+    tell_status(world, "exited", 0)
+    assert launched(tpu_vm, train("--relaunches=1"))[0] == 0
+    assert len(world.calls_of(" create ")) == 2
+
+
+@TARGETS
+@pytest.mark.parametrize("failure", [" list ", " delete ", "scp ", r"worker\.py start"])
+def test_what_fails_in_a_relaunch_for_a_while_is_tried_again(world, launched, target, failure):
+    for step in ("scp ", r"worker\.py start"):
+        world.answer(step)  # the first attempt
+    world.answer(" list ", "[]")  # before it is created
+    if target is queued:
+        world.answer(" list ", queue_in("ACTIVE"))
+    world.answer(r"worker\.py logs", code=1, machines={"scan": "TERMINATED"})
+    world.answer(" list ", queue_in("SUSPENDED"))  # it is gone
+    world.answer(failure, code=1, times=2)
+    tell_status(world, "exited", 0)
+    code, _, said = launched(target, train("--relaunches=5"))
+    assert (code, "relaunch 2 of 5" in said) == (0, True)
+    assert len(world.calls_of("worker.py setup")) >= 2
+    assert world.machines == {}
+
+
+def test_a_deletion_is_waited_for_before_the_name_is_used_again(world, launched):
+    world.answer(" delete ", machines={"scan": "DELETING"})
+    world.answer(r"worker\.py logs", code=1, machines={"scan": "PREEMPTED"})
+    tell_status(world, "exited", 0)
+    for state in ([], "PREEMPTED", "PREEMPTED", "PREEMPTED", "DELETING", "DELETING"):
+        world.answer(" list ", queue_in(state) if state else "[]")
+    world.answer(" list ", "[]", machines={"scan": None})
+    code, _, _ = launched(tpu_vm, train("--relaunches=1"))
+    assert code == 0
+    assert world.slept.count(slices.DELETION_SECONDS) == 2
+    assert len(world.calls_of(" create ")) == 2
+
+
+def test_a_list_that_still_shows_the_machine_before_is_asked_again(world, launched):
+    world.answer(r"worker\.py logs", code=1, machines={"scan": None})
+    for state in ([], [], [], "READY"):  # created, gone, gone; then the list is behind
+        world.answer(" list ", queue_in(state) if state else "[]")
+    tell_status(world, "exited", 0)
+    code, _, said = launched(tpu_vm, train("--relaunches=2"))
+    assert (code, "exists already" in said) == (0, True)
+    assert len(world.calls_of(" create ")) == 2
+
+
 def test_one_failed_worker_stops_those_that_hang(world, launched):
     mixed = workers("exited", 1, count=1) + workers("running", count=HOSTS - 1)
     world.answer(r"worker\.py status", mixed, times=99)
