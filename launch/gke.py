@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from launch import code as code_lib
-from launch import image, jobset
+from launch import image, jobset, kueue
 from launch.arguments import Job, guarded, parse
 from launch.commands import CommandError, Commands
 from launch.env_file import read_env_file
@@ -51,6 +51,8 @@ def main(argv: Sequence[str]) -> int:
         found = _found(job, commands, assume="{}")
         if found is None or found.get("status", {}).get("terminalState"):
             commands.say(f"{job.name} does not run: nothing to stop")
+        elif kueue.queued(found):
+            kueue.stop(found, _kubectl(job), commands)
         else:
             commands.run(_patch(job, SUSPEND))
     else:
@@ -88,13 +90,16 @@ def _run(job: Job, commands: Commands) -> int:
     """Applies the JobSet, or continues one that was stopped, and waits for its end."""
     wanted = _manifest(job)
     found = _found(job, commands)
-    if found is not None and found["spec"].get("suspend"):
+    if found is not None and kueue.stopped(found):
         if _what_runs(found) != _what_runs(wanted):
             raise UserError(
                 f"the JobSet {job.name} was stopped with another commit or other arguments: give "
                 "the same ones, or `delete` it first."
             )
-        commands.run(_patch(job, RESUME))
+        if kueue.queued(found):
+            kueue.resume(found, _kubectl(job), commands)
+        else:
+            commands.run(_patch(job, RESUME))
     elif found is not None:
         raise UserError(
             f"the JobSet {job.name} exists already: `logs` shows it, `delete` removes it, or "
@@ -147,7 +152,8 @@ def _follow(job: Job, commands: Commands) -> int:
         if found is None:
             raise UserError(f"the JobSet {job.name} was deleted while it ran.")
         status = found.get("status", {})
-        shown = (status.get("terminalState") or "running", status.get("restarts", 0))
+        begun = "queued" if found["spec"].get("suspend") else "running"
+        shown = (status.get("terminalState") or begun, status.get("restarts", 0))
         if shown != last:
             commands.say(f"{job.name}: {shown[0]}, restarts: {shown[1]}")
             last = shown
@@ -156,7 +162,7 @@ def _follow(job: Job, commands: Commands) -> int:
         if status.get("terminalState") == "Failed":
             commands.run([part for part in _logs(job) if part != "--follow"])
             return _exit_code(job, commands)
-        if found["spec"].get("suspend"):
+        if kueue.stopped(found):
             commands.say("stopped as asked: `run` continues it")
             return PREEMPTED
 

@@ -11,6 +11,7 @@ from typing import Any
 
 from launch.arguments import Job
 from launch.exit_codes import INTERRUPTED, USER_ERROR
+from launch.kueue import QUEUE
 from mmjax.errors import UserError
 
 # The longest that Kubernetes waits between SIGTERM and SIGKILL: a checkpoint is written in it.
@@ -109,4 +110,4 @@ def secret_name(job: Job) -> str:
 
 
 def _queue(job: Job) -> dict[str, str]:
-    return {"kueue.x-k8s.io/queue-name": job.options.queue} if job.options.queue else {}
+    return {QUEUE: job.options.queue} if job.options.queue else {}

@@ -23,6 +23,15 @@ def jobset(state=None, restarts=0, suspend=False):
     return json.dumps({"spec": {"suspend": suspend}, "status": status})
 
 
+def in_queue(world, launched, stopped=False, suspend=True, state=None):
+    """The JobSet that `run --queue=q` applies, as Kueue leaves it in the cluster."""
+    record = json.loads(launched(gke, ["manifest", *run("--queue=q")[1:]])[1])
+    record["metadata"]["uid"] = "u-1"
+    record["metadata"]["annotations"] |= {"mmjax/stopped": "true"} if stopped else {}
+    record["spec"]["suspend"] = suspend
+    return json.dumps({**record, "status": {"terminalState": state}})
+
+
 def applied(world):
     """The manifests, in order."""
     return [json.loads(c.stdin) for c in world.recorded if "apply" in c.argv]
@@ -139,6 +148,53 @@ def test_a_run_that_is_suspended_meanwhile_ends_with_75(world, launched):
     world.answer("get jobset")
     world.answer("get jobset", jobset(suspend=True))
     assert launched(gke, run())[0] == 75
+
+
+def test_a_run_that_kueue_holds_is_queued_and_watched_until_its_end(world, launched):
+    world.answer("get jobset")
+    world.answer("get jobset", in_queue(world, launched), times=3)
+    world.answer("get jobset", in_queue(world, launched, suspend=False))
+    world.answer("get jobset", in_queue(world, launched))  # Kueue took the quota away again
+    world.answer("get jobset", in_queue(world, launched, suspend=False, state="Completed"))
+    code, _, said = launched(gke, run("--queue=q"))
+    assert code == 0
+    told = [line.split()[2] for line in said.splitlines() if "restarts" in line]
+    assert told == ["queued,", "running,", "queued,", "Completed,"]
+    assert "stopped" not in said
+
+
+def test_a_second_run_does_not_go_past_kueue(world, launched):
+    world.answer("get jobset", in_queue(world, launched))
+    code, _, said = launched(gke, run("--queue=q"))
+    assert (code, "exists already" in said) == (2, True)
+    assert not world.calls_of("patch")
+
+
+def test_stop_takes_the_quota_away_and_run_asks_for_it_again(world, launched):
+    workloads = json.dumps({"items": [{"metadata": {"name": "jobset-scan-1"}}]})
+    world.answer("get jobset", in_queue(world, launched, suspend=False))
+    world.answer("get workloads", workloads, times=2)
+    assert launched(gke, ["stop", *COMMON])[0] == 0
+    assert "job-uid=u-1" in world.calls_of("get workloads")[0]
+    assert world.calls[-2:] == [
+        "kubectl annotate jobset scan mmjax/stopped=true --overwrite",
+        "kubectl patch workloads.kueue.x-k8s.io jobset-scan-1 --type=merge "
+        '\'--patch={"spec":{"active":false}}\'',
+    ]
+    world.answer("get jobset", in_queue(world, launched, stopped=True), times=2)
+    code, _, said = launched(gke, run("--queue=q"))  # stopped again while it is watched
+    assert (code, "stopped as asked" in said) == (75, True)
+    assert world.calls_of('jobset-scan-1 --type=merge \'--patch={"spec":{"active":true}}')
+    assert world.calls_of("annotate jobset scan mmjax/stopped-")
+    assert not world.calls_of("suspend")
+
+
+def test_stop_before_kueue_has_seen_the_jobset_marks_nothing(world, launched):
+    world.answer("get jobset", in_queue(world, launched))
+    world.answer("get workloads", '{"items": []}')
+    code, _, said = launched(gke, ["stop", *COMMON])
+    assert (code, "no Workload" in said) == (2, True)
+    assert not world.calls_of("annotate")
 
 
 def test_a_cluster_that_does_not_answer_for_a_while_is_asked_again(world, launched):
