@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from launch import outputs
 from launch.accelerators import Slice, parse_slice
 from launch.env_file import read_env_file
 from mmjax.errors import UserError
@@ -136,10 +137,10 @@ def guarded(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = N
     try:
         return main(sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        print(f"launch: {error}", file=sys.stderr)
+        outputs.write(f"launch: {error}\n")
         return 2
     except KeyboardInterrupt:
-        print("launch: interrupted.", file=sys.stderr)
+        outputs.write("launch: interrupted.\n")
         return 130
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from launch import code as code_lib
+from launch import outputs
 from launch.arguments import Job, check_outlives_machine
 from launch.commands import CommandError, Commands
 from launch.exit_codes import AGAIN, DONE, INTERRUPTED, PREEMPTED, combined
@@ -290,7 +292,7 @@ def _show_logs(machine: TpuVm, commands: Commands, begin: int | None, worker: st
     where = [] if begin is None else [f"--begin={begin}"]
     told = commands.ask(machine.ssh(_worker(machine.job, "logs", *where), worker=worker))
     for record in _records(told, "LOG "):
-        print(record["text"], end="", flush=True)
+        outputs.write(record["text"], sys.stdout)
         if record["more"]:
             return _show_logs(machine, commands, record["next"], worker)
         begin = record["next"]
@@ -320,7 +322,11 @@ def _folder(job: Job) -> str:
 def _signals_interrupt() -> Iterator[None]:
     """A closed terminal or a `kill` is treated like Ctrl-C: machines are not left behind."""
 
-    def interrupt(*_: Any) -> None:
+    def interrupt(number: int, _: Any) -> None:
+        if number == signal.SIGHUP:
+            # The shell tells it and the kernel again: while the run is being saved, neither we nor
+            # what we start then may hear it.
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     before = {s: signal.signal(s, interrupt) for s in (signal.SIGTERM, signal.SIGHUP)}

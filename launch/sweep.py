@@ -24,6 +24,7 @@ from typing import Any
 
 from etils import epath
 
+from launch import outputs
 from launch.arguments import guarded
 from launch.commands import Commands
 from launch.exit_codes import DONE, PREEMPTED, as_exit_code, combined
@@ -79,6 +80,7 @@ def main(argv: Sequence[str]) -> int:
             if codes.get(name) == DONE:
                 came_to = "its command is done, its result still to come"
             commands.say(f"{name}: not finished ({came_to})")
+    outputs.replace_dead()  # the table is for those who still read
     _report(given.workdir, sweep)
     return combined(list(codes.values())) or (PREEMPTED if left else DONE)
 
@@ -113,7 +115,7 @@ class Pool:
         return codes
 
     def _start(self, name: str, command: Sequence[str]) -> None:
-        print(f"launch: {name}: {shlex.join(command)}", file=sys.stderr, flush=True)
+        outputs.write(f"launch: {name}: {shlex.join(command)}\n")
         self._running[name] = start(command, name, lambda code: self._ended.put((name, code)))
 
     def _pass_on(self, number: int, _: Any) -> None:

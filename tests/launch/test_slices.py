@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
 
 import pytest
 
@@ -304,6 +307,49 @@ def test_ctrl_c_leaves_nothing_behind(world, launched, monkeypatch, where):
     assert code == 130
     assert world.machines == {}
     assert bool(world.calls_of("worker.py stop")) == (where == "follow")
+
+
+def test_a_run_is_saved_and_its_machine_deleted_where_nobody_reads_about_it(
+    world, launched, monkeypatch, dead_output
+):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Commands, "sleep", interrupt)
+    monkeypatch.setattr(sys, "stderr", dead_output)
+    code, _, _ = launched(tpu_vm, train())
+    assert code == 130
+    stop, delete = world.calls_of("worker.py stop"), world.calls_of(" delete ")
+    assert [len(stop), len(delete), world.machines] == [1, 1, {}]
+
+
+def test_a_log_that_nobody_reads_does_not_end_the_run(world, launched, monkeypatch, dead_output):
+    log = {"next": 6, "more": False, "text": "hello\n"}
+    world.answer(r"worker\.py logs", f"LOG {json.dumps(log)}\n")
+    tell_status(world, "exited", 0)
+    monkeypatch.setattr(sys, "stdout", dead_output)
+    assert launched(tpu_vm, train())[0] == 0
+
+
+def test_a_terminal_that_hangs_up_twice_does_not_keep_the_run_from_saving(
+    world, launched, monkeypatch
+):
+    def hang_up(*_):
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    run, stopped = Commands.run, []
+
+    def hang_up_while_it_stops(self, argv, **more):
+        if "worker.py stop" in " ".join(argv):
+            hang_up()
+            stopped.append(argv)
+        run(self, argv, **more)
+
+    monkeypatch.setattr(Commands, "sleep", hang_up)
+    monkeypatch.setattr(Commands, "run", hang_up_while_it_stops)
+    assert launched(tpu_vm, train())[0] == 130
+    assert (len(stopped), world.machines) == (1, {})
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
 
 
 def test_run_uses_a_machine_that_is_there_and_leaves_it(world, launched):
