@@ -17,7 +17,7 @@ from launch import code as code_lib
 from launch import outputs
 from launch.arguments import Job, check_outlives_machine
 from launch.commands import CommandError, Commands
-from launch.exit_codes import AGAIN, DONE, INTERRUPTED, PREEMPTED, combined
+from launch.exit_codes import AGAIN, DONE, INTERRUPTED, PEER_LOST, PREEMPTED, combined
 from launch.relaunch import VANISHED, Stopped, supervise
 from mmjax.errors import UserError
 
@@ -37,6 +37,8 @@ POLL_SECONDS = 30
 UNANSWERED = 10
 # Looks at the others after one worker has failed, before they are stopped.
 LOOKS_AFTER_FAILURE = 4
+# The same where one is done or has saved: what the others still save and write takes minutes.
+LOOKS_AFTER_END = 40
 
 # Workers that still boot refuse ssh for a minute or two.
 BOOT_LOOKS, BOOT_SECONDS = 20, 15
@@ -243,21 +245,24 @@ def _follow(machine: TpuVm, job: Job, commands: Commands) -> int | None:
                 ) from error
             continue
         ended = [w["code"] for w in workers if w["state"] == "exited"]
+        code = combined(ended)
         if len(ended) == job.slice.hosts:
             _show_logs(machine, commands, seen)
-            code = combined(ended)
             if code == PREEMPTED and any(w["stopped"] for w in workers):
                 raise Stopped
             return code
         if any(w["state"] in ("lost", "none") for w in workers):
             return VANISHED
-        if combined(ended) not in (DONE, *AGAIN):
+        if ended:
             looks += 1
-            if looks > LOOKS_AFTER_FAILURE:
-                commands.say("a worker failed and others hang: all are stopped")
+            failed = code not in (DONE, *AGAIN)
+            if looks > (LOOKS_AFTER_FAILURE if failed else LOOKS_AFTER_END):
+                why = "a worker failed" if failed else "a worker has ended"
+                commands.say(f"{why} and others hang: all are stopped")
                 commands.run(machine.ssh(_worker(job, "stop", "--seconds=30")))
                 _show_logs(machine, commands, seen)
-                return combined(ended)
+                # One that is done does not speak for those that hang.
+                return code or PEER_LOST
 
 
 def _is_there(machine: TpuVm) -> bool | None:

@@ -262,6 +262,20 @@ def test_one_failed_worker_stops_those_that_hang(world, launched):
     assert world.machines == {}
 
 
+@pytest.mark.parametrize("ended", [0, 75, 69])
+def test_workers_that_hang_after_others_have_ended_are_not_watched_for_ever(
+    world, launched, monkeypatch, ended
+):
+    monkeypatch.setattr(slices, "LOOKS_AFTER_END", 3)
+    mixed = workers("exited", ended, count=1) + workers("running", count=HOSTS - 1)
+    world.answer(r"worker\.py status", mixed, times=slices.LOOKS_AFTER_END + 1)
+    tell_status(world, "exited", 0)
+    code, _, said = launched(tpu_vm, train("--relaunches=1"))
+    assert code == 0  # the relaunch, which all have finished
+    assert "a worker has ended and others hang: all are stopped" in said
+    assert len(world.calls_of("worker.py start")) == 2
+
+
 def test_a_lost_connection_is_not_a_lost_machine(world, launched, monkeypatch):
     monkeypatch.setattr(slices, "UNANSWERED", 2)
     world.answer(" list ", "[]")  # before it is created
