@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from launch import code as code_lib
-from launch import image, jobset, kueue
+from launch import image, jobset, kueue, pods
 from launch.arguments import Job, guarded, parse
 from launch.commands import CommandError, Commands
 from launch.env_file import read_env_file
-from launch.exit_codes import DONE, PREEMPTED, combined
+from launch.exit_codes import DONE, PREEMPTED
 from mmjax.errors import UserError
 
 VERBS = ("setup", "manifest", "run", "logs", "status", "stop", "delete")
@@ -46,7 +46,7 @@ def main(argv: Sequence[str]) -> int:
     if job.verb == "logs":
         commands.run(_logs(job))
     elif job.verb == "status":
-        commands.run(_kubectl(job, "get", "jobset,pods", _selector(job.name), "--output=wide"))
+        commands.run(_kubectl(job, "get", "jobset,pods", pods.selector(job.name), "--output=wide"))
     elif job.verb == "stop":
         found = _found(job, commands, assume="{}")
         if found is None or found.get("status", {}).get("terminalState"):
@@ -58,18 +58,6 @@ def main(argv: Sequence[str]) -> int:
     else:
         _delete(job, commands)
     return DONE
-
-
-def logs_of(name: str) -> list[str]:
-    """What kubectl is told to follow the logs of all pods of a JobSet."""
-    return [
-        "logs",
-        _selector(name),
-        "--prefix",
-        "--follow",
-        "--tail=200",
-        "--max-log-requests=1000",
-    ]
 
 
 def _check_context(job: Job, commands: Commands) -> None:
@@ -161,24 +149,10 @@ def _follow(job: Job, commands: Commands) -> int:
             return DONE
         if status.get("terminalState") == "Failed":
             commands.run([part for part in _logs(job) if part != "--follow"])
-            return _exit_code(job, commands)
+            return pods.exit_code(job.name, _kubectl(job), commands)
         if kueue.stopped(found):
             commands.say("stopped as asked: `run` continues it")
             return PREEMPTED
-
-
-def _exit_code(job: Job, commands: Commands) -> int:
-    """What the pods ended with; 1 where none is left to be asked."""
-    command = _kubectl(job, "get", "pods", _selector(job.name), "--output=json")
-    pods = json.loads(commands.ask(command))
-    ended = [
-        state["terminated"]
-        for pod in pods["items"]
-        for status in pod.get("status", {}).get("containerStatuses", [])
-        if "terminated" in (state := status.get("state", {}))
-    ]
-    ended.sort(key=lambda t: t.get("finishedAt") or "")
-    return combined([t["exitCode"] for t in ended]) or 1
 
 
 def _delete(job: Job, commands: Commands) -> None:
@@ -211,16 +185,12 @@ def _patch(job: Job, change: str) -> list[str]:
 
 
 def _logs(job: Job) -> list[str]:
-    return _kubectl(job, *logs_of(job.name))
+    return _kubectl(job, *pods.logs(job.name))
 
 
 def _kubectl(job: Job, *arguments: str) -> list[str]:
     context = [f"--context={job.options.context}"] if job.options.context else []
     return ["kubectl", *context, *arguments]
-
-
-def _selector(name: str) -> str:
-    return f"--selector=jobset.sigs.k8s.io/jobset-name={name}"
 
 
 def _text(record: dict[str, Any]) -> str:

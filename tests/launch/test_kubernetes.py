@@ -82,11 +82,12 @@ def test_the_manifest_alone_can_be_had(world, launched):
     assert world.calls == []
 
 
-def test_the_exit_code_of_a_failed_jobset_is_that_of_its_pods(world, launched):
-    def pod(exit_code, when):
-        ended = {"terminated": {"exitCode": exit_code, "finishedAt": when}}
-        return {"status": {"containerStatuses": [{"state": ended}]}}
+def pod(exit_code, when="2026-01-01T00:00:00Z"):
+    ended = {"terminated": {"exitCode": exit_code, "finishedAt": when}}
+    return {"status": {"containerStatuses": [{"state": ended}]}}
 
+
+def test_the_exit_code_of_a_failed_jobset_is_that_of_its_pods(world, launched):
     pods = [pod(137, "2026-01-01T00:00:02Z"), pod(1, "2026-01-01T00:00:01Z"), {"status": {}}]
     world.answer("get jobset")
     world.answer("get jobset", jobset("Failed"))
@@ -238,8 +239,18 @@ def test_xpk_restarts_after_preemption_and_waits_for_the_end(world, launched):
 
 def test_an_xpk_workload_that_failed_is_told(world, launched):
     world.answer("wait-for-job", code=125)
+    world.answer("get pods", code=1)
     code, _, said = launched(xpk, run("--cluster=c"))
     assert (code, "scan failed" in said) == (1, True)
+
+
+@pytest.mark.parametrize(("codes", "expected"), [([75, 75], 75), ([69, 2], 2), ([], 1)])
+def test_the_exit_code_of_a_failed_xpk_workload_is_that_of_its_pods(
+    world, launched, codes, expected
+):
+    world.answer("wait-for-job", code=125)
+    world.answer("get pods .*jobset-name=scan", json.dumps({"items": [pod(c) for c in codes]}))
+    assert launched(xpk, run("--cluster=c"))[0] == expected
 
 
 def test_an_xpk_workload_that_could_not_be_created_is_deleted_alone(world, launched):
