@@ -115,10 +115,23 @@ def _apply(job: Job, commands: Commands, wanted: dict[str, Any]) -> None:
                 shown=_text(jobset.secret(job, hidden)),
             )
         commands.run(_kubectl(job, "apply", "--filename=-"), stdin=_text(wanted))
+        if job.env_file is not None:
+            _own_secret(job, commands)
     except (CommandError, KeyboardInterrupt):
         commands.say("it could not be started; deleting what is left of it")
         _delete(job, commands)
         raise
+
+
+def _own_secret(job: Job, commands: Commands) -> None:
+    """Makes the secret go with the JobSet, also where that goes by itself."""
+    found = _found(job, commands, assume='{"metadata":{"uid":"UID"}}')
+    if found is None:
+        raise CommandError(f"the JobSet {job.name} is not there after it was applied.", 1)
+    owners = jobset.owner(job, found["metadata"]["uid"])
+    change = json.dumps({"metadata": {"ownerReferences": [owners]}}, separators=(",", ":"))
+    secret = jobset.secret_name(job)
+    commands.run(_kubectl(job, "patch", "secret", secret, "--type=merge", f"--patch={change}"))
 
 
 def _follow(job: Job, commands: Commands) -> int:

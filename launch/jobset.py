@@ -20,6 +20,7 @@ GRACE_SECONDS = 300
 KEPT_SECONDS = 7 * 24 * 3600
 # Port of JAX's coordinator, and of TensorFlow's runtime in libtpu.
 PORTS = (8471, 8482)
+KIND = {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet"}
 # A bug, bad input, something that does not fit, Ctrl-C: the same would happen again.
 FINAL = (1, USER_ERROR, 3, INTERRUPTED)
 
@@ -73,8 +74,7 @@ def manifest(job: Job, image: str) -> dict[str, Any]:
         },
     }
     return {
-        "apiVersion": "jobset.x-k8s.io/v1alpha2",
-        "kind": "JobSet",
+        **KIND,
         "metadata": {
             "name": job.name,
             "labels": _queue(job),
@@ -103,6 +103,11 @@ def secret(job: Job, variables: Mapping[str, str]) -> dict[str, Any]:
         "type": "Opaque",
         "stringData": dict(variables),
     }
+
+
+def owner(job: Job, uid: str) -> dict[str, str]:
+    """Names the JobSet as the owner of what Kubernetes deletes with it."""
+    return {**KIND, "name": job.name, "uid": uid}
 
 
 def secret_name(job: Job) -> str:

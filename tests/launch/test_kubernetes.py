@@ -99,9 +99,14 @@ def test_the_exit_code_of_a_failed_jobset_is_that_of_its_pods(world, launched):
 
 def test_secrets_go_through_standard_input(world, launched, env_file):
     world.answer("get jobset")
+    world.answer("get jobset", json.dumps({"metadata": {"uid": "u-1"}}))
     world.answer("get jobset", jobset("Completed"))
     code, out, said = launched(gke, run(f"--env_file={env_file}"))
     assert code == 0
+    # The secret goes with the JobSet, which a week after its end goes by itself.
+    (patch,) = world.calls_of("patch secret scan-env")
+    reference = {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "name": "scan"}
+    assert json.dumps({**reference, "uid": "u-1"}, separators=(",", ":")) in patch
     secret, manifest = applied(world)
     assert secret["stringData"] == {"WANDB_API_KEY": "s3cr3t=value"}
     pod = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
