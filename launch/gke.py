@@ -186,11 +186,11 @@ def _manifest(job: Job) -> dict[str, Any]:
     return jobset.manifest(job, image.name_of(job, code_lib.pin(job.code)))
 
 
-def _what_runs(record: dict[str, Any]) -> tuple[str, list[str]]:
-    """(image, command) of a JobSet."""
-    job = record["spec"]["replicatedJobs"][0]["template"]["spec"]
-    container = job["template"]["spec"]["containers"][0]
-    return container["image"], container["command"]
+def _what_runs(record: dict[str, Any]) -> tuple[str, list[str], int]:
+    """(image, command, slices) of a JobSet."""
+    replicated = record["spec"]["replicatedJobs"][0]
+    container = replicated["template"]["spec"]["template"]["spec"]["containers"][0]
+    return container["image"], container["command"], replicated.get("replicas", 1)
 
 
 def _patch(job: Job, change: str) -> list[str]:

@@ -1,4 +1,7 @@
-"""The JobSet by which Kubernetes runs mmjax on one TPU slice, one pod per host.
+"""The JobSet by which Kubernetes runs mmjax on TPU slices: a Job per slice, a pod per host.
+
+GKE tells the pods which host of which slice they are (TPU_WORKER_ID, MEGASCALE_SLICE_ID and the
+like), and JAX reads it.
 
 Source: "Orchestrate Multislice workloads using JobSet and Kueue" (GKE) and the JobSet API
 v1alpha2.
@@ -62,7 +65,7 @@ def manifest(job: Job, image: str) -> dict[str, Any]:
     final = {"containerName": "mmjax", "operator": "In", "values": list(FINAL)}
     replicated = {
         "name": "slice",
-        "replicas": 1,
+        "replicas": job.options.slices,
         "template": {
             "spec": {
                 "parallelism": job.slice.hosts,
@@ -78,7 +81,7 @@ def manifest(job: Job, image: str) -> dict[str, Any]:
         "metadata": {
             "name": job.name,
             "labels": _queue(job),
-            # One slice, one node pool: the pods are not spread over two.
+            # A slice is a node pool: the pods of one are not spread over two.
             "annotations": {
                 "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"
             },

@@ -48,6 +48,11 @@ DELETION_LOOKS, DELETION_SECONDS = 40, 15
 
 def do(machine: TpuVm, job: Job, commands: Commands) -> int:
     """Does what the verb says; returns the exit code, of the run where there is one."""
+    if job.options.slices > 1:
+        raise UserError(
+            f"--slices={job.options.slices}: one slice is created here; `launch.gke` and "
+            "`launch.xpk` run on several."
+        )
     with _signals_interrupt():
         if job.verb == "train":
             return _train(machine, job, commands)

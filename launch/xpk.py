@@ -56,6 +56,7 @@ def _run(job: Job, commands: Commands) -> int:
         *_xpk(job, "create"),
         f"--workload={job.name}",
         f"--tpu-type={job.slice.type}",
+        f"--num-slices={job.options.slices}",
         f"--docker-image={wanted}",
         f"--max-restarts={job.relaunches}",
         # By itself XPK restarts after 42 and 127 to 255: nodes that are taken away.

@@ -75,6 +75,26 @@ def test_the_jobset_has_a_pod_per_host_and_restarts_after_preemption_only(world,
     assert container["command"][-2:] == ["--workdir=gs://bucket/scan", "--distributed=on"]
 
 
+def test_several_slices_are_a_job_each_and_one_run(world, launched):
+    _, out, _ = launched(gke, ["manifest", *run("--slices=3")[1:]])
+    (replicated,) = json.loads(out)["spec"]["replicatedJobs"]
+    assert replicated["replicas"] == 3
+    assert replicated["template"]["spec"]["parallelism"] == 4
+    pod = replicated["template"]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["command"][-1] == "--distributed=on"
+    assert launched(xpk, run("--cluster=c", "--slices=3"))[0] == 0
+    assert "--num-slices=3" in world.calls_of("workload create")[0]
+
+
+def test_a_stopped_run_goes_on_with_as_many_slices(world, launched):
+    stopped = json.loads(launched(gke, ["manifest", *run("--slices=2")[1:]])[1])
+    stopped["spec"]["suspend"] = True
+    world.answer("get jobset", json.dumps(stopped))
+    code, _, said = launched(gke, run("--slices=3"))
+    assert (code, "other arguments" in said) == (2, True)
+    assert not world.calls_of("patch")
+
+
 def test_the_manifest_alone_can_be_had(world, launched):
     code, out, _ = launched(gke, ["manifest", *run()[1:]])
     assert code == 0
