@@ -40,9 +40,11 @@ def main(argv: Sequence[str]) -> int:
     if job.verb == "manifest":
         print(_text(_manifest(job)))
         return DONE
-    _check_context(job, commands)
     if job.verb == "run":
-        return _run(job, commands)
+        wanted = _manifest(job)  # what is wrong with it is told before anyone is asked
+        _check_context(job, commands)
+        return _run(job, commands, wanted)
+    _check_context(job, commands)
     if job.verb == "logs":
         commands.run(_logs(job))
     elif job.verb == "status":
@@ -74,9 +76,8 @@ def _check_context(job: Job, commands: Commands) -> None:
         )
 
 
-def _run(job: Job, commands: Commands) -> int:
+def _run(job: Job, commands: Commands, wanted: dict[str, Any]) -> int:
     """Applies the JobSet, or continues one that was stopped, and waits for its end."""
-    wanted = _manifest(job)
     found = _found(job, commands)
     if found is not None and kueue.stopped(found):
         if _what_runs(found) != _what_runs(wanted):
