@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from launch import outputs
 from launch.accelerators import Slice, parse_slice
 from launch.env_file import read_env_file
 from mmjax.errors import UserError
@@ -106,6 +107,7 @@ def parse(
         parser.add_argument("--zone", help="such as us-central2-b")
     if tpu:
         parser.add_argument("--accelerator", help="type of the slice, such as v5litepod-16")
+        parser.add_argument("--slices", type=int, default=1, help="how many such; default: 1")
     parser.add_argument("--workdir", default="", help="where the run lives, as for mmjax.main")
     parser.add_argument("--code", default="HEAD", help="a commit, or worktree: as the files are")
     parser.add_argument("--env_file", type=Path, help="NAME=VALUE lines, mode 600, for secrets")
@@ -136,10 +138,10 @@ def guarded(main: Callable[[Sequence[str]], int], argv: Sequence[str] | None = N
     try:
         return main(sys.argv[1:] if argv is None else argv)
     except UserError as error:
-        print(f"launch: {error}", file=sys.stderr)
+        outputs.write(f"launch: {error}\n")
         return 2
     except KeyboardInterrupt:
-        print("launch: interrupted.", file=sys.stderr)
+        outputs.write("launch: interrupted.\n")
         return 130
 
 
@@ -170,6 +172,8 @@ def _check(job: Job, *, cloud: bool, tpu: bool) -> None:
         needed.append("workdir")
     if needed:
         raise UserError(f"{job.verb} needs {' and '.join(f'--{n}' for n in needed)}.")
+    if tpu:
+        _check_slices(job)
     if job.relaunches < 0:
         raise UserError(f"--relaunches={job.relaunches} must be at least 0.")
     if job.env_file is not None:
@@ -178,6 +182,17 @@ def _check(job: Job, *, cloud: bool, tpu: bool) -> None:
         _check_arguments(job)
     if job.verb in RUNNING and job.slice is not None and job.slice.hosts > 1:
         _check_bucket(job, f"{job.slice.type} has {job.slice.hosts} hosts that share it")
+
+
+def _check_slices(job: Job) -> None:
+    count = job.options.slices
+    if count < 1:
+        raise UserError(f"--slices={count} must be at least 1.")
+    if count > 1 and job.slice is not None and job.slice.hosts == 1:
+        raise UserError(
+            f"--slices={count}: {job.slice.type} is one host, and several slices are connected "
+            "only where each has several; choose a larger --accelerator."
+        )
 
 
 def _check_arguments(job: Job) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shlex
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from launch import outputs
 from mmjax.errors import UserError
 
 # A question to a cloud that has not been answered after this long never will be.
@@ -57,6 +57,7 @@ class Commands:
             self._show(argv, stdin if shown is None else shown)
             return
         _check_installed(argv[0])
+        outputs.replace_dead()
         # No terminal: a program that would ask a question fails instead of waiting for an answer.
         given = {"stdin": subprocess.DEVNULL} if stdin is None else {"input": stdin}
         code = subprocess.run(list(argv), text=True, check=False, **given).returncode
@@ -107,7 +108,7 @@ class Commands:
         if self.dry_run:
             print(f"# {text}")
         else:
-            print(f"launch: {text}", file=sys.stderr, flush=True)
+            outputs.write(f"launch: {text}\n")
 
     def _show(self, argv: Sequence[str], stdin: str | None) -> None:
         if stdin is None:

@@ -18,11 +18,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from launch import code as code_lib
-from launch import image, jobset
+from launch import image, jobset, kueue, pods
 from launch.arguments import Job, guarded, parse
 from launch.commands import CommandError, Commands
 from launch.env_file import read_env_file
-from launch.exit_codes import DONE, PREEMPTED, combined
+from launch.exit_codes import DONE, PREEMPTED
 from mmjax.errors import UserError
 
 VERBS = ("setup", "manifest", "run", "logs", "status", "stop", "delete")
@@ -40,34 +40,26 @@ def main(argv: Sequence[str]) -> int:
     if job.verb == "manifest":
         print(_text(_manifest(job)))
         return DONE
-    _check_context(job, commands)
     if job.verb == "run":
-        return _run(job, commands)
+        wanted = _manifest(job)  # what is wrong with it is told before anyone is asked
+        _check_context(job, commands)
+        return _run(job, commands, wanted)
+    _check_context(job, commands)
     if job.verb == "logs":
         commands.run(_logs(job))
     elif job.verb == "status":
-        commands.run(_kubectl(job, "get", "jobset,pods", _selector(job.name), "--output=wide"))
+        commands.run(_kubectl(job, "get", "jobset,pods", pods.selector(job.name), "--output=wide"))
     elif job.verb == "stop":
         found = _found(job, commands, assume="{}")
         if found is None or found.get("status", {}).get("terminalState"):
             commands.say(f"{job.name} does not run: nothing to stop")
+        elif kueue.queued(found):
+            kueue.stop(found, _kubectl(job), commands)
         else:
             commands.run(_patch(job, SUSPEND))
     else:
         _delete(job, commands)
     return DONE
-
-
-def logs_of(name: str) -> list[str]:
-    """What kubectl is told to follow the logs of all pods of a JobSet."""
-    return [
-        "logs",
-        _selector(name),
-        "--prefix",
-        "--follow",
-        "--tail=200",
-        "--max-log-requests=1000",
-    ]
 
 
 def _check_context(job: Job, commands: Commands) -> None:
@@ -84,17 +76,19 @@ def _check_context(job: Job, commands: Commands) -> None:
         )
 
 
-def _run(job: Job, commands: Commands) -> int:
+def _run(job: Job, commands: Commands, wanted: dict[str, Any]) -> int:
     """Applies the JobSet, or continues one that was stopped, and waits for its end."""
-    wanted = _manifest(job)
     found = _found(job, commands)
-    if found is not None and found["spec"].get("suspend"):
+    if found is not None and kueue.stopped(found):
         if _what_runs(found) != _what_runs(wanted):
             raise UserError(
                 f"the JobSet {job.name} was stopped with another commit or other arguments: give "
                 "the same ones, or `delete` it first."
             )
-        commands.run(_patch(job, RESUME))
+        if kueue.queued(found):
+            kueue.resume(found, _kubectl(job), commands)
+        else:
+            commands.run(_patch(job, RESUME))
     elif found is not None:
         raise UserError(
             f"the JobSet {job.name} exists already: `logs` shows it, `delete` removes it, or "
@@ -122,10 +116,23 @@ def _apply(job: Job, commands: Commands, wanted: dict[str, Any]) -> None:
                 shown=_text(jobset.secret(job, hidden)),
             )
         commands.run(_kubectl(job, "apply", "--filename=-"), stdin=_text(wanted))
+        if job.env_file is not None:
+            _own_secret(job, commands)
     except (CommandError, KeyboardInterrupt):
         commands.say("it could not be started; deleting what is left of it")
         _delete(job, commands)
         raise
+
+
+def _own_secret(job: Job, commands: Commands) -> None:
+    """Makes the secret go with the JobSet, also where that goes by itself."""
+    found = _found(job, commands, assume='{"metadata":{"uid":"UID"}}')
+    if found is None:
+        raise CommandError(f"the JobSet {job.name} is not there after it was applied.", 1)
+    owners = jobset.owner(job, found["metadata"]["uid"])
+    change = json.dumps({"metadata": {"ownerReferences": [owners]}}, separators=(",", ":"))
+    secret = jobset.secret_name(job)
+    commands.run(_kubectl(job, "patch", "secret", secret, "--type=merge", f"--patch={change}"))
 
 
 def _follow(job: Job, commands: Commands) -> int:
@@ -147,7 +154,8 @@ def _follow(job: Job, commands: Commands) -> int:
         if found is None:
             raise UserError(f"the JobSet {job.name} was deleted while it ran.")
         status = found.get("status", {})
-        shown = (status.get("terminalState") or "running", status.get("restarts", 0))
+        begun = "queued" if found["spec"].get("suspend") else "running"
+        shown = (status.get("terminalState") or begun, status.get("restarts", 0))
         if shown != last:
             commands.say(f"{job.name}: {shown[0]}, restarts: {shown[1]}")
             last = shown
@@ -155,24 +163,10 @@ def _follow(job: Job, commands: Commands) -> int:
             return DONE
         if status.get("terminalState") == "Failed":
             commands.run([part for part in _logs(job) if part != "--follow"])
-            return _exit_code(job, commands)
-        if found["spec"].get("suspend"):
+            return pods.exit_code(job.name, _kubectl(job), commands)
+        if kueue.stopped(found):
             commands.say("stopped as asked: `run` continues it")
             return PREEMPTED
-
-
-def _exit_code(job: Job, commands: Commands) -> int:
-    """What the pods ended with; 1 where none is left to be asked."""
-    command = _kubectl(job, "get", "pods", _selector(job.name), "--output=json")
-    pods = json.loads(commands.ask(command))
-    ended = [
-        state["terminated"]
-        for pod in pods["items"]
-        for status in pod.get("status", {}).get("containerStatuses", [])
-        if "terminated" in (state := status.get("state", {}))
-    ]
-    ended.sort(key=lambda t: t.get("finishedAt") or "")
-    return combined([t["exitCode"] for t in ended]) or 1
 
 
 def _delete(job: Job, commands: Commands) -> None:
@@ -193,11 +187,11 @@ def _manifest(job: Job) -> dict[str, Any]:
     return jobset.manifest(job, image.name_of(job, code_lib.pin(job.code)))
 
 
-def _what_runs(record: dict[str, Any]) -> tuple[str, list[str]]:
-    """(image, command) of a JobSet."""
-    job = record["spec"]["replicatedJobs"][0]["template"]["spec"]
-    container = job["template"]["spec"]["containers"][0]
-    return container["image"], container["command"]
+def _what_runs(record: dict[str, Any]) -> tuple[str, list[str], int]:
+    """(image, command, slices) of a JobSet."""
+    replicated = record["spec"]["replicatedJobs"][0]
+    container = replicated["template"]["spec"]["template"]["spec"]["containers"][0]
+    return container["image"], container["command"], replicated.get("replicas", 1)
 
 
 def _patch(job: Job, change: str) -> list[str]:
@@ -205,16 +199,12 @@ def _patch(job: Job, change: str) -> list[str]:
 
 
 def _logs(job: Job) -> list[str]:
-    return _kubectl(job, *logs_of(job.name))
+    return _kubectl(job, *pods.logs(job.name))
 
 
 def _kubectl(job: Job, *arguments: str) -> list[str]:
     context = [f"--context={job.options.context}"] if job.options.context else []
     return ["kubectl", *context, *arguments]
-
-
-def _selector(name: str) -> str:
-    return f"--selector=jobset.sigs.k8s.io/jobset-name={name}"
 
 
 def _text(record: dict[str, Any]) -> str:

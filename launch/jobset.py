@@ -1,4 +1,7 @@
-"""The JobSet by which Kubernetes runs mmjax on one TPU slice, one pod per host.
+"""The JobSet by which Kubernetes runs mmjax on TPU slices: a Job per slice, a pod per host.
+
+GKE tells the pods which host of which slice they are (TPU_WORKER_ID, MEGASCALE_SLICE_ID and the
+like), and JAX reads it.
 
 Source: "Orchestrate Multislice workloads using JobSet and Kueue" (GKE) and the JobSet API
 v1alpha2.
@@ -11,6 +14,7 @@ from typing import Any
 
 from launch.arguments import Job
 from launch.exit_codes import INTERRUPTED, USER_ERROR
+from launch.kueue import QUEUE
 from mmjax.errors import UserError
 
 # The longest that Kubernetes waits between SIGTERM and SIGKILL: a checkpoint is written in it.
@@ -19,6 +23,7 @@ GRACE_SECONDS = 300
 KEPT_SECONDS = 7 * 24 * 3600
 # Port of JAX's coordinator, and of TensorFlow's runtime in libtpu.
 PORTS = (8471, 8482)
+KIND = {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet"}
 # A bug, bad input, something that does not fit, Ctrl-C: the same would happen again.
 FINAL = (1, USER_ERROR, 3, INTERRUPTED)
 
@@ -60,7 +65,7 @@ def manifest(job: Job, image: str) -> dict[str, Any]:
     final = {"containerName": "mmjax", "operator": "In", "values": list(FINAL)}
     replicated = {
         "name": "slice",
-        "replicas": 1,
+        "replicas": job.options.slices,
         "template": {
             "spec": {
                 "parallelism": job.slice.hosts,
@@ -72,12 +77,11 @@ def manifest(job: Job, image: str) -> dict[str, Any]:
         },
     }
     return {
-        "apiVersion": "jobset.x-k8s.io/v1alpha2",
-        "kind": "JobSet",
+        **KIND,
         "metadata": {
             "name": job.name,
             "labels": _queue(job),
-            # One slice, one node pool: the pods are not spread over two.
+            # A slice is a node pool: the pods of one are not spread over two.
             "annotations": {
                 "alpha.jobset.sigs.k8s.io/exclusive-topology": "cloud.google.com/gke-nodepool"
             },
@@ -104,9 +108,14 @@ def secret(job: Job, variables: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
+def owner(job: Job, uid: str) -> dict[str, str]:
+    """Names the JobSet as the owner of what Kubernetes deletes with it."""
+    return {**KIND, "name": job.name, "uid": uid}
+
+
 def secret_name(job: Job) -> str:
     return f"{job.name}-env"
 
 
 def _queue(job: Job) -> dict[str, str]:
-    return {"kueue.x-k8s.io/queue-name": job.options.queue} if job.options.queue else {}
+    return {QUEUE: job.options.queue} if job.options.queue else {}

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import IO, Any
 
+from launch import outputs
 from launch.exit_codes import DONE, PREEMPTED, as_exit_code
 
 # What is passed on, and as what: a closed terminal asks for the same as `kill`.
@@ -146,5 +147,4 @@ def _signal_group(process: subprocess.Popen, number: int) -> None:
 
 def _copy_lines(source: IO[str], mark: str) -> None:
     for line in source:
-        sys.stdout.write(f"[{mark}] {line}")
-        sys.stdout.flush()
+        outputs.write(f"[{mark}] {line}", sys.stdout)

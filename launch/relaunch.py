@@ -7,14 +7,15 @@ from collections.abc import Callable
 from launch.commands import Commands
 from launch.exit_codes import AGAIN, PEER_LOST, PREEMPTED
 
-# What an attempt returns, beside exit codes, when the machine under it is gone.
+# What an attempt returns, beside exit codes, when the machine under it is gone, or a new attempt
+# could not be made for now.
 VANISHED = None
 
 # Before the next attempt: capacity that was just taken away is rarely back at once.
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 30, 600
 
 _REASONS = {
-    VANISHED: "the machine is gone",
+    VANISHED: "the machine is gone or cannot be reached",
     PEER_LOST: "a process of the run was lost",
     PREEMPTED: "the run saved its state and stopped",
 }

@@ -9,13 +9,15 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from launch import code as code_lib
+from launch import outputs
 from launch.arguments import Job, check_outlives_machine
 from launch.commands import CommandError, Commands
-from launch.exit_codes import AGAIN, DONE, INTERRUPTED, PREEMPTED, combined
+from launch.exit_codes import AGAIN, DONE, INTERRUPTED, PEER_LOST, PREEMPTED, combined
 from launch.relaunch import VANISHED, Stopped, supervise
 from mmjax.errors import UserError
 
@@ -35,12 +37,22 @@ POLL_SECONDS = 30
 UNANSWERED = 10
 # Looks at the others after one worker has failed, before they are stopped.
 LOOKS_AFTER_FAILURE = 4
+# The same where one is done or has saved: what the others still save and write takes minutes.
+LOOKS_AFTER_END = 40
 
-SETUP_HINT = "Workers that still boot answer a minute later: `setup` again."
+# Workers that still boot refuse ssh for a minute or two.
+BOOT_LOOKS, BOOT_SECONDS = 20, 15
+# A name can be used again once what had it is gone from the list.
+DELETION_LOOKS, DELETION_SECONDS = 40, 15
 
 
 def do(machine: TpuVm, job: Job, commands: Commands) -> int:
     """Does what the verb says; returns the exit code, of the run where there is one."""
+    if job.options.slices > 1:
+        raise UserError(
+            f"--slices={job.options.slices}: one slice is created here; `launch.gke` and "
+            "`launch.xpk` run on several."
+        )
     with _signals_interrupt():
         if job.verb == "train":
             return _train(machine, job, commands)
@@ -78,7 +90,7 @@ def _train(machine: TpuVm, job: Job, commands: Commands) -> int:
         if not created:
             machine.create()
             created.append(True)
-            return _try(machine, job, commands, code, new=True)
+            return _try(machine, job, commands, code)
         return _again(machine, job, commands, code)
 
     try:
@@ -106,11 +118,12 @@ def _run(machine: TpuVm, job: Job, commands: Commands) -> int:
         raise UserError(
             f"{job.name} is {state or 'not there'}: `create` and `setup` come first, or `train`."
         )
-    known = [state]
+    machine.ready = state not in (None, *GONE)
+    known = [machine.ready]
 
     def attempt() -> int | None:
-        if known and known.pop() not in (None, *GONE):
-            return _try(machine, job, commands, code, new=False)
+        if known and known.pop():
+            return _try(machine, job, commands, code)
         return _again(machine, job, commands, code)
 
     try:
@@ -123,28 +136,50 @@ def _run(machine: TpuVm, job: Job, commands: Commands) -> int:
 
 
 def _again(machine: TpuVm, job: Job, commands: Commands, code: code_lib.Code) -> int | None:
-    """An attempt after the first: on the same machine where it is still there, else a new one."""
-    state = machine.state()
-    if state not in (None, *GONE):
-        # One worker may have restarted alone; the others still wait for it.
-        commands.run(machine.ssh(_worker(job, "stop", "--seconds=30")))
-        return _try(machine, job, commands, code, new=False)
-    if state is not None:
-        machine.delete()  # its name cannot be used again before
+    """An attempt after the first: on the same machine where it is still there, else a new one.
+
+    What fails now has worked before, so it is told and counts as a machine that is gone.
+    """
+    try:
+        state = machine.state()
+        if state in (None, *GONE):
+            if state is not None:
+                _delete_for_good(machine, commands)
+            if not _create_again(machine, commands):
+                return VANISHED
+        elif machine.ready:
+            # One worker may have restarted alone; the others still wait for it.
+            commands.run(machine.ssh(_worker(job, "stop", "--seconds=30")))
+        return _try(machine, job, commands, code)
+    except CommandError as error:
+        commands.say(f"{error}")
+        return VANISHED
+
+
+def _delete_for_good(machine: TpuVm, commands: Commands) -> None:
+    """Deletes the machine and waits until its name is free. Raises CommandError."""
+    machine.delete()
+    for _ in range(DELETION_LOOKS):
+        if machine.state() is None:
+            return
+        commands.sleep(DELETION_SECONDS)
+    raise CommandError(f"{machine.job.name} is still there after its deletion.", 1)
+
+
+def _create_again(machine: TpuVm, commands: Commands) -> bool:
+    machine.ready = False
     try:
         machine.create()
-    except CommandError as error:
-        commands.say(f"{error}")  # what was just taken away may not be had at once
-        return VANISHED
-    return _try(machine, job, commands, code, new=True)
+    except UserError as error:  # no capacity, or a list that still shows the one before
+        commands.say(f"{error}")
+        return False
+    return True
 
 
-def _try(
-    machine: TpuVm, job: Job, commands: Commands, code: code_lib.Code, *, new: bool
-) -> int | None:
+def _try(machine: TpuVm, job: Job, commands: Commands, code: code_lib.Code) -> int | None:
     """Starts the run and follows it; VANISHED where the machine went away meanwhile."""
     try:
-        if new:
+        if not machine.ready:
             _setup(machine, job, commands, code)
         start = _worker(job, "start", f"--version={code.version}", "--", *job.command)
         commands.run(machine.ssh(start))
@@ -159,10 +194,7 @@ def _setup(machine: TpuVm, job: Job, commands: Commands, code: code_lib.Code) ->
     """Copies the code and the environment file to all workers, and installs the packages there."""
     code_lib.pack(code, commands)
     folder = _folder(job)
-    try:
-        commands.run(machine.ssh(["mkdir", "-p", "-m", "700", folder]))
-    except CommandError as error:
-        raise CommandError(f"{error} {SETUP_HINT}", error.code) from error
+    _run_once_booted(machine, commands, machine.ssh(["mkdir", "-p", "-m", "700", folder]))
     worker = str(code_lib.ROOT / "launch" / "worker.py")
     commands.run(machine.scp([str(code.archive), worker], f"{folder}/"))
     if job.env_file is not None:
@@ -171,6 +203,21 @@ def _setup(machine: TpuVm, job: Job, commands: Commands, code: code_lib.Code) ->
         commands.run(machine.scp([str(job.env_file)], f"{folder}/env"))
     setup = _worker(job, "setup", f"--version={code.version}", "--requirement=jax[tpu]")
     commands.run(machine.ssh(setup))
+    machine.ready = True
+
+
+def _run_once_booted(machine: TpuVm, commands: Commands, command: Sequence[str]) -> None:
+    """Runs the first command on new workers, again until they answer or the machine is gone."""
+    for _ in range(BOOT_LOOKS):
+        try:
+            commands.run(command)
+            return
+        except CommandError:
+            if _is_there(machine) is False:
+                raise
+        commands.say(f"the workers do not answer: they may still boot; again in {BOOT_SECONDS} s")
+        commands.sleep(BOOT_SECONDS)
+    commands.run(command)
 
 
 def _follow(machine: TpuVm, job: Job, commands: Commands) -> int | None:
@@ -203,21 +250,24 @@ def _follow(machine: TpuVm, job: Job, commands: Commands) -> int | None:
                 ) from error
             continue
         ended = [w["code"] for w in workers if w["state"] == "exited"]
+        code = combined(ended)
         if len(ended) == job.slice.hosts:
             _show_logs(machine, commands, seen)
-            code = combined(ended)
             if code == PREEMPTED and any(w["stopped"] for w in workers):
                 raise Stopped
             return code
         if any(w["state"] in ("lost", "none") for w in workers):
             return VANISHED
-        if combined(ended) not in (DONE, *AGAIN):
+        if ended:
             looks += 1
-            if looks > LOOKS_AFTER_FAILURE:
-                commands.say("a worker failed and others hang: all are stopped")
+            failed = code not in (DONE, *AGAIN)
+            if looks > (LOOKS_AFTER_FAILURE if failed else LOOKS_AFTER_END):
+                why = "a worker failed" if failed else "a worker has ended"
+                commands.say(f"{why} and others hang: all are stopped")
                 commands.run(machine.ssh(_worker(job, "stop", "--seconds=30")))
                 _show_logs(machine, commands, seen)
-                return combined(ended)
+                # One that is done does not speak for those that hang.
+                return code or PEER_LOST
 
 
 def _is_there(machine: TpuVm) -> bool | None:
@@ -252,7 +302,7 @@ def _show_logs(machine: TpuVm, commands: Commands, begin: int | None, worker: st
     where = [] if begin is None else [f"--begin={begin}"]
     told = commands.ask(machine.ssh(_worker(machine.job, "logs", *where), worker=worker))
     for record in _records(told, "LOG "):
-        print(record["text"], end="", flush=True)
+        outputs.write(record["text"], sys.stdout)
         if record["more"]:
             return _show_logs(machine, commands, record["next"], worker)
         begin = record["next"]
@@ -282,7 +332,11 @@ def _folder(job: Job) -> str:
 def _signals_interrupt() -> Iterator[None]:
     """A closed terminal or a `kill` is treated like Ctrl-C: machines are not left behind."""
 
-    def interrupt(*_: Any) -> None:
+    def interrupt(number: int, _: Any) -> None:
+        if number == signal.SIGHUP:
+            # The shell tells it and the kernel again: while the run is being saved, neither we nor
+            # what we start then may hear it.
+            signal.signal(number, signal.SIG_IGN)
         raise KeyboardInterrupt
 
     before = {s: signal.signal(s, interrupt) for s in (signal.SIGTERM, signal.SIGHUP)}

@@ -49,7 +49,12 @@ def main(argv: Sequence[str]) -> int:
     else:
         # The job must not put itself back into the queue.
         commands.run(["touch", _stopped(job)])
-        commands.run(["scancel", *mine, *(["--signal=TERM"] if job.verb == "stop" else [])])
+        if job.verb == "stop":
+            # A signal does nothing to a job that waits, and that has nothing to save.
+            commands.run(["scancel", *mine, "--state=PENDING"])
+            commands.run(["scancel", *mine, "--signal=TERM"])
+        else:
+            commands.run(["scancel", *mine])
     return DONE
 
 

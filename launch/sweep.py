@@ -5,8 +5,9 @@
         --name=sweep --project=P --zone=Z --accelerator=v5litepod-8 --spot --relaunches=20
 
 Each variant is a run in its own folder of the working directory. What has a result.json there is
-finished, so the same command continues a sweep. Arguments that are not known here are for the
-target; those behind `--` are for every run.
+finished, so the same command continues a sweep. `--target=slurm` and `--detach` only start the
+runs; the same command, later, tells what has come of them. Arguments that are not known here are
+for the target; those behind `--` are for every run.
 """
 
 from __future__ import annotations
@@ -23,9 +24,10 @@ from typing import Any
 
 from etils import epath
 
+from launch import outputs
 from launch.arguments import guarded
 from launch.commands import Commands
-from launch.exit_codes import DONE, as_exit_code, combined
+from launch.exit_codes import DONE, PREEMPTED, as_exit_code, combined
 from launch.processes import PASSED_ON, start
 from launch.variants import Sweep, read_sweep
 from mmjax.errors import UserError
@@ -43,7 +45,10 @@ TARGETS = {
 
 
 def main(argv: Sequence[str]) -> int:
-    """Returns 0 where all variants are finished, else the exit code of those that are not."""
+    """Returns 0 where all variants are finished, or started by a target that does no more.
+
+    Else the exit code of those that failed, or 75: the same command goes on with the rest.
+    """
     argv = list(argv)
     cut = argv.index("--") if "--" in argv else len(argv)
     given, rest = _parser().parse_known_args(argv[:cut])
@@ -66,14 +71,18 @@ def main(argv: Sequence[str]) -> int:
             print(shlex.join(command))
         return DONE
     codes = Pool(given.jobs).run(todo)
+    only_started = given.target == "slurm" or "--detach" in rest
+    left = False
     for name in missing:
         if not _finished(given.workdir, name):
+            left = left or not (only_started and codes.get(name) == DONE)
             came_to = f"exit code {codes[name]}" if name in codes else "not started"
             if codes.get(name) == DONE:
                 came_to = "its command is done, its result still to come"
             commands.say(f"{name}: not finished ({came_to})")
+    outputs.replace_dead()  # the table is for those who still read
     _report(given.workdir, sweep)
-    return combined(list(codes.values()))
+    return combined(list(codes.values())) or (PREEMPTED if left else DONE)
 
 
 class Pool:
@@ -106,7 +115,7 @@ class Pool:
         return codes
 
     def _start(self, name: str, command: Sequence[str]) -> None:
-        print(f"launch: {name}: {shlex.join(command)}", file=sys.stderr, flush=True)
+        outputs.write(f"launch: {name}: {shlex.join(command)}\n")
         self._running[name] = start(command, name, lambda code: self._ended.put((name, code)))
 
     def _pass_on(self, number: int, _: Any) -> None:

@@ -41,12 +41,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 class TpuVm:
-    """A slice that is created at once, or refused."""
+    """A slice that is created at once, or refused.
+
+    Attributes:
+      ready: whether the code and the packages are on all workers, as far as is known here.
+    """
 
     group = "tpu-vm"
 
     def __init__(self, job: Job, commands: Commands):
-        self.job, self.commands = job, commands
+        self.job, self.commands, self.ready = job, commands, False
         self.where = [f"--project={job.project}", f"--zone={job.zone}"]
 
     def state(self, assume: str | None = None) -> str | None:

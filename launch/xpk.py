@@ -17,11 +17,10 @@ import sys
 from collections.abc import Sequence
 
 from launch import code as code_lib
-from launch import image
+from launch import image, pods
 from launch.arguments import Job, guarded, parse
 from launch.commands import CommandError, Commands
 from launch.exit_codes import AGAIN, DONE
-from launch.gke import logs_of
 from launch.jobset import GRACE_SECONDS
 from mmjax.errors import UserError
 
@@ -41,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     if job.verb == "run":
         return _run(job, commands)
     if job.verb == "logs":
-        commands.run(["kubectl", *logs_of(job.name)])
+        commands.run(["kubectl", *pods.logs(job.name)])
     elif job.verb == "status":
         commands.run(_listed(job))
     else:
@@ -57,6 +56,7 @@ def _run(job: Job, commands: Commands) -> int:
         *_xpk(job, "create"),
         f"--workload={job.name}",
         f"--tpu-type={job.slice.type}",
+        f"--num-slices={job.options.slices}",
         f"--docker-image={wanted}",
         f"--max-restarts={job.relaunches}",
         # By itself XPK restarts after 42 and 127 to 255: nodes that are taken away.
@@ -84,8 +84,17 @@ def _run(job: Job, commands: Commands) -> int:
         if error.code != WORKLOAD_FAILED:
             raise
         commands.say(f"{job.name} failed; `logs` shows why")
-        return 1
+        return _exit_code(job, commands)
     return DONE
+
+
+def _exit_code(job: Job, commands: Commands) -> int:
+    """That of the run, from the cluster to which XPK has just pointed kubectl."""
+    try:
+        return pods.exit_code(job.name, ["kubectl"], commands)
+    except UserError as error:
+        commands.say(f"its exit code is not known: {error}")
+        return 1
 
 
 def _delete(job: Job, commands: Commands) -> None:

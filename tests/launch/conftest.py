@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import shutil
 import subprocess
@@ -39,6 +41,17 @@ def env_file(tmp_path) -> Path:
     file.write_text("# keys\nWANDB_API_KEY=s3cr3t=value\n")
     file.chmod(0o600)
     return file
+
+
+class _DeadOutput(io.TextIOBase):
+    def write(self, text: str) -> int:
+        raise OSError(errno.EIO, "Input/output error")
+
+
+@pytest.fixture
+def dead_output() -> io.TextIOBase:
+    """What stdout and stderr are once the terminal is closed."""
+    return _DeadOutput()
 
 
 @pytest.fixture

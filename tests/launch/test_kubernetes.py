@@ -23,6 +23,15 @@ def jobset(state=None, restarts=0, suspend=False):
     return json.dumps({"spec": {"suspend": suspend}, "status": status})
 
 
+def in_queue(world, launched, stopped=False, suspend=True, state=None):
+    """The JobSet that `run --queue=q` applies, as Kueue leaves it in the cluster."""
+    record = json.loads(launched(gke, ["manifest", *run("--queue=q")[1:]])[1])
+    record["metadata"]["uid"] = "u-1"
+    record["metadata"]["annotations"] |= {"mmjax/stopped": "true"} if stopped else {}
+    record["spec"]["suspend"] = suspend
+    return json.dumps({**record, "status": {"terminalState": state}})
+
+
 def applied(world):
     """The manifests, in order."""
     return [json.loads(c.stdin) for c in world.recorded if "apply" in c.argv]
@@ -66,6 +75,26 @@ def test_the_jobset_has_a_pod_per_host_and_restarts_after_preemption_only(world,
     assert container["command"][-2:] == ["--workdir=gs://bucket/scan", "--distributed=on"]
 
 
+def test_several_slices_are_a_job_each_and_one_run(world, launched):
+    _, out, _ = launched(gke, ["manifest", *run("--slices=3")[1:]])
+    (replicated,) = json.loads(out)["spec"]["replicatedJobs"]
+    assert replicated["replicas"] == 3
+    assert replicated["template"]["spec"]["parallelism"] == 4
+    pod = replicated["template"]["spec"]["template"]["spec"]
+    assert pod["containers"][0]["command"][-1] == "--distributed=on"
+    assert launched(xpk, run("--cluster=c", "--slices=3"))[0] == 0
+    assert "--num-slices=3" in world.calls_of("workload create")[0]
+
+
+def test_a_stopped_run_goes_on_with_as_many_slices(world, launched):
+    stopped = json.loads(launched(gke, ["manifest", *run("--slices=2")[1:]])[1])
+    stopped["spec"]["suspend"] = True
+    world.answer("get jobset", json.dumps(stopped))
+    code, _, said = launched(gke, run("--slices=3"))
+    assert (code, "other arguments" in said) == (2, True)
+    assert not world.calls_of("patch")
+
+
 def test_the_manifest_alone_can_be_had(world, launched):
     code, out, _ = launched(gke, ["manifest", *run()[1:]])
     assert code == 0
@@ -73,11 +102,12 @@ def test_the_manifest_alone_can_be_had(world, launched):
     assert world.calls == []
 
 
-def test_the_exit_code_of_a_failed_jobset_is_that_of_its_pods(world, launched):
-    def pod(exit_code, when):
-        ended = {"terminated": {"exitCode": exit_code, "finishedAt": when}}
-        return {"status": {"containerStatuses": [{"state": ended}]}}
+def pod(exit_code, when="2026-01-01T00:00:00Z"):
+    ended = {"terminated": {"exitCode": exit_code, "finishedAt": when}}
+    return {"status": {"containerStatuses": [{"state": ended}]}}
 
+
+def test_the_exit_code_of_a_failed_jobset_is_that_of_its_pods(world, launched):
     pods = [pod(137, "2026-01-01T00:00:02Z"), pod(1, "2026-01-01T00:00:01Z"), {"status": {}}]
     world.answer("get jobset")
     world.answer("get jobset", jobset("Failed"))
@@ -89,9 +119,14 @@ def test_the_exit_code_of_a_failed_jobset_is_that_of_its_pods(world, launched):
 
 def test_secrets_go_through_standard_input(world, launched, env_file):
     world.answer("get jobset")
+    world.answer("get jobset", json.dumps({"metadata": {"uid": "u-1"}}))
     world.answer("get jobset", jobset("Completed"))
     code, out, said = launched(gke, run(f"--env_file={env_file}"))
     assert code == 0
+    # The secret goes with the JobSet, which a week after its end goes by itself.
+    (patch,) = world.calls_of("patch secret scan-env")
+    reference = {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet", "name": "scan"}
+    assert json.dumps({**reference, "uid": "u-1"}, separators=(",", ":")) in patch
     secret, manifest = applied(world)
     assert secret["stringData"] == {"WANDB_API_KEY": "s3cr3t=value"}
     pod = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
@@ -141,6 +176,53 @@ def test_a_run_that_is_suspended_meanwhile_ends_with_75(world, launched):
     assert launched(gke, run())[0] == 75
 
 
+def test_a_run_that_kueue_holds_is_queued_and_watched_until_its_end(world, launched):
+    world.answer("get jobset")
+    world.answer("get jobset", in_queue(world, launched), times=3)
+    world.answer("get jobset", in_queue(world, launched, suspend=False))
+    world.answer("get jobset", in_queue(world, launched))  # Kueue took the quota away again
+    world.answer("get jobset", in_queue(world, launched, suspend=False, state="Completed"))
+    code, _, said = launched(gke, run("--queue=q"))
+    assert code == 0
+    told = [line.split()[2] for line in said.splitlines() if "restarts" in line]
+    assert told == ["queued,", "running,", "queued,", "Completed,"]
+    assert "stopped" not in said
+
+
+def test_a_second_run_does_not_go_past_kueue(world, launched):
+    world.answer("get jobset", in_queue(world, launched))
+    code, _, said = launched(gke, run("--queue=q"))
+    assert (code, "exists already" in said) == (2, True)
+    assert not world.calls_of("patch")
+
+
+def test_stop_takes_the_quota_away_and_run_asks_for_it_again(world, launched):
+    workloads = json.dumps({"items": [{"metadata": {"name": "jobset-scan-1"}}]})
+    world.answer("get jobset", in_queue(world, launched, suspend=False))
+    world.answer("get workloads", workloads, times=2)
+    assert launched(gke, ["stop", *COMMON])[0] == 0
+    assert "job-uid=u-1" in world.calls_of("get workloads")[0]
+    assert world.calls[-2:] == [
+        "kubectl annotate jobset scan mmjax/stopped=true --overwrite",
+        "kubectl patch workloads.kueue.x-k8s.io jobset-scan-1 --type=merge "
+        '\'--patch={"spec":{"active":false}}\'',
+    ]
+    world.answer("get jobset", in_queue(world, launched, stopped=True), times=2)
+    code, _, said = launched(gke, run("--queue=q"))  # stopped again while it is watched
+    assert (code, "stopped as asked" in said) == (75, True)
+    assert world.calls_of('jobset-scan-1 --type=merge \'--patch={"spec":{"active":true}}')
+    assert world.calls_of("annotate jobset scan mmjax/stopped-")
+    assert not world.calls_of("suspend")
+
+
+def test_stop_before_kueue_has_seen_the_jobset_marks_nothing(world, launched):
+    world.answer("get jobset", in_queue(world, launched))
+    world.answer("get workloads", '{"items": []}')
+    code, _, said = launched(gke, ["stop", *COMMON])
+    assert (code, "no Workload" in said) == (2, True)
+    assert not world.calls_of("annotate")
+
+
 def test_a_cluster_that_does_not_answer_for_a_while_is_asked_again(world, launched):
     world.answer("get jobset")
     world.answer("get jobset", code=1, times=3)
@@ -182,8 +264,18 @@ def test_xpk_restarts_after_preemption_and_waits_for_the_end(world, launched):
 
 def test_an_xpk_workload_that_failed_is_told(world, launched):
     world.answer("wait-for-job", code=125)
+    world.answer("get pods", code=1)
     code, _, said = launched(xpk, run("--cluster=c"))
     assert (code, "scan failed" in said) == (1, True)
+
+
+@pytest.mark.parametrize(("codes", "expected"), [([75, 75], 75), ([69, 2], 2), ([], 1)])
+def test_the_exit_code_of_a_failed_xpk_workload_is_that_of_its_pods(
+    world, launched, codes, expected
+):
+    world.answer("wait-for-job", code=125)
+    world.answer("get pods .*jobset-name=scan", json.dumps({"items": [pod(c) for c in codes]}))
+    assert launched(xpk, run("--cluster=c"))[0] == expected
 
 
 def test_an_xpk_workload_that_could_not_be_created_is_deleted_alone(world, launched):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 import pytest
 
@@ -81,6 +82,14 @@ def test_signals_reach_all_and_the_run_is_not_started_again(run, tmp_path, name)
     code, out = run(f"{blocked}\n{meet}\n{tell}\n{SAVES_WHEN_ASKED}", "--relaunches=3")
     assert code == 75
     assert out.count("process 0 of 2") == 1
+
+
+def test_a_closed_terminal_does_not_hide_that_the_state_is_saved(run, monkeypatch, dead_output):
+    blocked = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])"
+    tell = "os.kill(os.getppid(), signal.SIGHUP)"
+    monkeypatch.setattr(sys, "stdout", dead_output)
+    monkeypatch.setattr(sys, "stderr", dead_output)
+    assert run(f"{blocked}\n{tell}\n{SAVES_WHEN_ASKED}", processes=1)[0] == 75
 
 
 def test_a_run_that_saved_itself_is_started_again(run, monkeypatch, tmp_path):

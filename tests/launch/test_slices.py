@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import sys
 
 import pytest
 
@@ -181,6 +184,74 @@ def test_no_capacity_for_the_replacement_is_tried_again_too(world, launched):
     assert len(world.calls_of(" create ")) == 3
 
 
+@pytest.mark.parametrize("relaunched", [False, True], ids=["first", "replacement"])
+def test_workers_that_still_boot_are_asked_again(world, launched, relaunched):
+    if relaunched:
+        world.answer("mkdir")
+        world.answer(r"worker\.py logs", code=1, machines={"scan": "PREEMPTED"})
+    world.answer("mkdir", code=255, times=3)
+    tell_status(world, "exited", 0)
+    code, _, said = launched(tpu_vm, train("--relaunches=1"))
+    assert (code, "they may still boot" in said) == (0, True)
+    assert world.slept.count(slices.BOOT_SECONDS) == 3
+    assert world.machines == {}
+
+
+def test_workers_that_never_boot_are_given_up_and_deleted(world, launched):
+    world.answer("mkdir", code=255, times=99)
+    assert launched(tpu_vm, train())[0] == 2
+    assert sum(world.slept) <= 600
+    assert world.machines == {}
+
+
+def test_a_machine_that_is_taken_away_while_it_boots_is_replaced(world, launched):
+    world.answer("mkdir", code=255, machines={"scan": "PREEMPTED"})
+    tell_status(world, "exited", 0)
+    assert launched(tpu_vm, train("--relaunches=1"))[0] == 0
+    assert len(world.calls_of(" create ")) == 2
+
+
+@TARGETS
+@pytest.mark.parametrize("failure", [" list ", " delete ", "scp ", r"worker\.py start"])
+def test_what_fails_in_a_relaunch_for_a_while_is_tried_again(world, launched, target, failure):
+    for step in ("scp ", r"worker\.py start"):
+        world.answer(step)  # the first attempt
+    world.answer(" list ", "[]")  # before it is created
+    if target is queued:
+        world.answer(" list ", queue_in("ACTIVE"))
+    world.answer(r"worker\.py logs", code=1, machines={"scan": "TERMINATED"})
+    world.answer(" list ", queue_in("SUSPENDED"))  # it is gone
+    world.answer(failure, code=1, times=2)
+    tell_status(world, "exited", 0)
+    code, _, said = launched(target, train("--relaunches=5"))
+    assert (code, "relaunch 2 of 5" in said) == (0, True)
+    assert len(world.calls_of("worker.py setup")) >= 2
+    assert world.machines == {}
+
+
+def test_a_deletion_is_waited_for_before_the_name_is_used_again(world, launched):
+    world.answer(" delete ", machines={"scan": "DELETING"})
+    world.answer(r"worker\.py logs", code=1, machines={"scan": "PREEMPTED"})
+    tell_status(world, "exited", 0)
+    for state in ([], "PREEMPTED", "PREEMPTED", "PREEMPTED", "DELETING", "DELETING"):
+        world.answer(" list ", queue_in(state) if state else "[]")
+    world.answer(" list ", "[]", machines={"scan": None})
+    code, _, _ = launched(tpu_vm, train("--relaunches=1"))
+    assert code == 0
+    assert world.slept.count(slices.DELETION_SECONDS) == 2
+    assert len(world.calls_of(" create ")) == 2
+
+
+def test_a_list_that_still_shows_the_machine_before_is_asked_again(world, launched):
+    world.answer(r"worker\.py logs", code=1, machines={"scan": None})
+    for state in ([], [], [], "READY"):  # created, gone, gone; then the list is behind
+        world.answer(" list ", queue_in(state) if state else "[]")
+    tell_status(world, "exited", 0)
+    code, _, said = launched(tpu_vm, train("--relaunches=2"))
+    assert (code, "exists already" in said) == (0, True)
+    assert len(world.calls_of(" create ")) == 2
+
+
 def test_one_failed_worker_stops_those_that_hang(world, launched):
     mixed = workers("exited", 1, count=1) + workers("running", count=HOSTS - 1)
     world.answer(r"worker\.py status", mixed, times=99)
@@ -189,6 +260,20 @@ def test_one_failed_worker_stops_those_that_hang(world, launched):
     assert "all are stopped" in said
     assert world.calls_of("worker.py stop")
     assert world.machines == {}
+
+
+@pytest.mark.parametrize("ended", [0, 75, 69])
+def test_workers_that_hang_after_others_have_ended_are_not_watched_for_ever(
+    world, launched, monkeypatch, ended
+):
+    monkeypatch.setattr(slices, "LOOKS_AFTER_END", 3)
+    mixed = workers("exited", ended, count=1) + workers("running", count=HOSTS - 1)
+    world.answer(r"worker\.py status", mixed, times=slices.LOOKS_AFTER_END + 1)
+    tell_status(world, "exited", 0)
+    code, _, said = launched(tpu_vm, train("--relaunches=1"))
+    assert code == 0  # the relaunch, which all have finished
+    assert "a worker has ended and others hang: all are stopped" in said
+    assert len(world.calls_of("worker.py start")) == 2
 
 
 def test_a_lost_connection_is_not_a_lost_machine(world, launched, monkeypatch):
@@ -236,6 +321,49 @@ def test_ctrl_c_leaves_nothing_behind(world, launched, monkeypatch, where):
     assert code == 130
     assert world.machines == {}
     assert bool(world.calls_of("worker.py stop")) == (where == "follow")
+
+
+def test_a_run_is_saved_and_its_machine_deleted_where_nobody_reads_about_it(
+    world, launched, monkeypatch, dead_output
+):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Commands, "sleep", interrupt)
+    monkeypatch.setattr(sys, "stderr", dead_output)
+    code, _, _ = launched(tpu_vm, train())
+    assert code == 130
+    stop, delete = world.calls_of("worker.py stop"), world.calls_of(" delete ")
+    assert [len(stop), len(delete), world.machines] == [1, 1, {}]
+
+
+def test_a_log_that_nobody_reads_does_not_end_the_run(world, launched, monkeypatch, dead_output):
+    log = {"next": 6, "more": False, "text": "hello\n"}
+    world.answer(r"worker\.py logs", f"LOG {json.dumps(log)}\n")
+    tell_status(world, "exited", 0)
+    monkeypatch.setattr(sys, "stdout", dead_output)
+    assert launched(tpu_vm, train())[0] == 0
+
+
+def test_a_terminal_that_hangs_up_twice_does_not_keep_the_run_from_saving(
+    world, launched, monkeypatch
+):
+    def hang_up(*_):
+        os.kill(os.getpid(), signal.SIGHUP)
+
+    run, stopped = Commands.run, []
+
+    def hang_up_while_it_stops(self, argv, **more):
+        if "worker.py stop" in " ".join(argv):
+            hang_up()
+            stopped.append(argv)
+        run(self, argv, **more)
+
+    monkeypatch.setattr(Commands, "sleep", hang_up)
+    monkeypatch.setattr(Commands, "run", hang_up_while_it_stops)
+    assert launched(tpu_vm, train())[0] == 130
+    assert (len(stopped), world.machines) == (1, {})
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
 
 
 def test_run_uses_a_machine_that_is_there_and_leaves_it(world, launched):

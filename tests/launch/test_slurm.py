@@ -100,7 +100,10 @@ def test_setup_puts_one_commit_into_the_folder(world, launched, folder):
 def test_stop_and_delete_do_not_queue_again(world, launched, folder):
     assert launched(slurm, ["stop", "--name=scan", f"--folder={folder}"])[0] == 0
     assert (folder / "scan.stopped").exists()
-    assert world.calls == ["scancel --me --name=scan --signal=TERM"]
+    # A job that waits in the queue ends too: no signal would reach it.
+    pending, running = world.calls
+    assert pending == "scancel --me --name=scan --state=PENDING"
+    assert running == "scancel --me --name=scan --signal=TERM"
     assert launched(slurm, run(folder))[0] == 0
     assert not (folder / "scan.stopped").exists()
     assert launched(slurm, ["delete", "--name=scan", f"--folder={folder}"])[0] == 0

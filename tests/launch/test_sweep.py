@@ -79,6 +79,34 @@ def test_a_signal_reaches_the_run_and_starts_no_other(project, tables, launched)
     assert tables == []
 
 
+def test_a_sweep_that_was_interrupted_between_two_runs_is_not_done(
+    project, tables, launched, monkeypatch
+):
+    (project / "mended").touch()
+    run = sweep.Pool.run
+    monkeypatch.setattr(sweep.Pool, "run", lambda self, todo: run(self, {"a": todo["a"]}))
+    code, _, said = launched(sweep, ["--sweep=s.json", "--workdir=r"])
+    assert (code, "b: not finished (not started)" in said) == (75, True)
+    monkeypatch.setattr(sweep.Pool, "run", run)
+    assert launched(sweep, ["--sweep=s.json", "--workdir=r"])[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("target", "started", "expected"),
+    [
+        (["--target=slurm"], "abc", 0),
+        (["--target=gke", "--detach"], "abc", 0),
+        (["--target=gke"], "abc", 75),
+        (["--target=slurm"], "ab", 75),
+    ],
+)
+def test_a_target_that_only_starts_runs_has_done_its_part(
+    project, launched, monkeypatch, target, started, expected
+):
+    monkeypatch.setattr(sweep.Pool, "run", lambda self, todo: dict.fromkeys(started, 0))
+    assert launched(sweep, ["--sweep=s.json", "--workdir=r", *target])[0] == expected
+
+
 def test_every_variant_gets_its_own_machine(project, launched):
     argv = ["--sweep=s.json", "--workdir=gs://b/s", "--target=queued", "--name=s", "--dry_run"]
     code, out, _ = launched(sweep, [*argv, "--spot", "--zone=z", "--", "--config.seed=3"])

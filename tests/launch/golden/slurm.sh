@@ -12,6 +12,7 @@ squeue --me --name=scan '--format=%i %T %M %l %R'
 
 # slurm stop
 touch /shared/scan/scan.stopped
+scancel --me --name=scan --state=PENDING
 scancel --me --name=scan --signal=TERM
 
 # slurm delete

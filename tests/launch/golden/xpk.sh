@@ -16,5 +16,5 @@ xpk workload delete --cluster=tpus --project=my-project --zone=us-west4-a --work
 
 # xpk run
 xpk workload list --cluster=tpus --project=my-project --zone=us-west4-a --filter-by-job=scan
-xpk workload create --cluster=tpus --project=my-project --zone=us-west4-a --workload=scan --tpu-type=v5litepod-16 --docker-image=us-docker.pkg.dev/my-project/images/mmjax:0123456789ab --max-restarts=20 --restart-on-exit-codes=75,69 --termination-grace-period-seconds=300 '--command=python -m mmjax.main --config=configs/retrieval.py:demo --workdir=gs://bucket/scan --distributed=on'
+xpk workload create --cluster=tpus --project=my-project --zone=us-west4-a --workload=scan --tpu-type=v5litepod-16 --num-slices=1 --docker-image=us-docker.pkg.dev/my-project/images/mmjax:0123456789ab --max-restarts=20 --restart-on-exit-codes=75,69 --termination-grace-period-seconds=300 '--command=python -m mmjax.main --config=configs/retrieval.py:demo --workdir=gs://bucket/scan --distributed=on'
 xpk workload list --cluster=tpus --project=my-project --zone=us-west4-a --wait-for-job-completion=scan
