@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from launch import slices, tpu_vm
+from launch import slices, tpu_vm, watching
 from launch.arguments import guarded, parse
 from launch.commands import CommandError, Commands
 
@@ -61,7 +61,7 @@ class Queued(tpu_vm.TpuVm):
                 unanswered = 0
             except CommandError:
                 unanswered += 1
-                if unanswered > slices.UNANSWERED:
+                if unanswered > watching.UNANSWERED:
                     raise
                 state = last
             if state == "ACTIVE":

@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-from launch import queued, slices, tpu_vm
+from launch import queued, slices, tpu_vm, watching
 from launch.commands import Commands
 
 COMMON = ["--name=scan", "--project=my-project", "--zone=us-west4-a"]
@@ -268,7 +268,7 @@ def test_workers_that_hang_after_others_have_ended_are_not_watched_for_ever(
 ):
     monkeypatch.setattr(slices, "LOOKS_AFTER_END", 3)
     mixed = workers("exited", ended, count=1) + workers("running", count=HOSTS - 1)
-    world.answer(r"worker\.py status", mixed, times=slices.LOOKS_AFTER_END + 1)
+    world.answer(r"worker\.py status", mixed, times=watching.LOOKS_AFTER_END + 1)
     tell_status(world, "exited", 0)
     code, _, said = launched(tpu_vm, train("--relaunches=1"))
     assert code == 0  # the relaunch, which all have finished
