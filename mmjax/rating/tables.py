@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
 from mmjax.metrics.agreement import fleiss_kappa
 from mmjax.metrics.bootstrap import bootstrap_interval, paired_bootstrap
@@ -20,11 +21,12 @@ UNDECIDED = "no majority"
 def summarise(ratings: Ratings) -> dict[str, Any]:
     """JSON values: agreement, and per system what each question says.
 
-    Of a scale: "mean" over items of the mean over raters, "interval" (95 %, items drawn anew) and
-    "of", the means by question's id. Else: "shares" of the items in percent by what most raters
-    chose, "no majority" where two choices lead, and "of".
+    Of a scale: "mean" over items of the mean over raters, "interval" (95 %, dialogues drawn anew)
+    and "of", the means by question's id. Else: "shares" of the items in percent by what most raters
+    chose, "no majority" where two choices lead, and "of". "dialogues": of each question's id.
     """
-    found: dict[str, Any] = {"items": len(ratings.items), "questions": {}}
+    dialogues = {item["id"]: item["dialogue"] for item in ratings.items.values()}
+    found: dict[str, Any] = {"items": len(ratings.items), "dialogues": dialogues, "questions": {}}
     for question in ratings.questions:
         given = ratings.given[question.name]
         told = [_told_of(question, chosen) for chosen in given.values()]
@@ -36,7 +38,7 @@ def summarise(ratings: Ratings) -> dict[str, Any]:
         found["questions"][question.name] = {
             "raters": len(next(iter(given.values()))),
             "kappa": _kappa(question, given),
-            "systems": {s: judge(question, of) for s, of in sorted(by_system.items())},
+            "systems": {s: judge(question, of, dialogues) for s, of in sorted(by_system.items())},
         }
     return found
 
@@ -49,7 +51,11 @@ def as_markdown(found: Mapping[str, Any]) -> str:
             "undefined: all ratings are the same" if of["kappa"] is None else f"{of['kappa']:.3f}"
         )
         agreed = f"Fleiss' kappa {kappa}" if of["raters"] > 1 else "one rater, so no agreement"
-        lines += [f"**{name}** ({of['raters']} raters, {found['items']} answers; {agreed})", ""]
+        counts = (
+            f"{of['raters']} raters, {found['items']} answers, "
+            f"{len(set(found['dialogues'].values()))} dialogues"
+        )
+        lines += [f"**{name}** ({counts}; {agreed})", ""]
         systems = of["systems"]
         if all("mean" in figures for figures in systems.values()):
             lines += ["| system | questions | mean [95 %] |", "|---|---|---|"]
@@ -58,7 +64,7 @@ def as_markdown(found: Mapping[str, Any]) -> str:
                 f"[{x['interval'][0]:.2f}, {x['interval'][1]:.2f}] |"
                 for s, x in sorted(systems.items(), key=lambda pair: -pair[1]["mean"])
             ]
-            lines += ["", *_winner(systems)]
+            lines += ["", *_winner(systems, found["dialogues"])]
         else:
             names = list(next(iter(systems.values()))["shares"])
             lines += ["| system | questions | " + " | ".join(f"{n} (%)" for n in names) + " |"]
@@ -89,22 +95,29 @@ def _kappa(question: Question, given: Mapping[str, tuple[str, ...]]) -> float | 
     return None if math.isnan(kappa) else kappa
 
 
-def _scale(question: Question, of: Mapping[str, float]) -> dict[str, Any]:
+def _scale(
+    question: Question, of: Mapping[str, float], dialogues: Mapping[str, str]
+) -> dict[str, Any]:
     values = np.array(list(of.values()))
     return {
         "mean": float(values.mean()),
-        "interval": list(bootstrap_interval(values)),
+        "interval": list(bootstrap_interval(values, groups=_groups(of, dialogues))),
         "of": dict(of),
     }
 
 
-def _shares(question: Question, of: Mapping[str, str]) -> dict[str, Any]:
+def _groups(ids: Iterable[str], dialogues: Mapping[str, str]) -> Int[np.ndarray, " Q"]:
+    """A number of each question's dialogue: its questions are not independent."""
+    return np.unique([dialogues[name] for name in ids], return_inverse=True)[1].reshape(-1)
+
+
+def _shares(question: Question, of: Mapping[str, str], _: Mapping[str, str]) -> dict[str, Any]:
     counts = Counter(of.values())
     names = (*question.choices, UNDECIDED)
     return {"shares": {n: 100 * counts[n] / len(of) for n in names}, "of": dict(of)}
 
 
-def _winner(systems: Mapping[str, Any]) -> list[str]:
+def _winner(systems: Mapping[str, Any], dialogues: Mapping[str, str]) -> list[str]:
     """The first against the second on the questions that both answered."""
     if len(systems) < 2:
         return []
@@ -114,7 +127,9 @@ def _winner(systems: Mapping[str, Any]) -> list[str]:
     if not both:
         return [f"No winner: no question was answered for both {_cell(first)} and {_cell(second)}."]
     difference, low, high = paired_bootstrap(
-        np.array([one[k] for k in both]), np.array([other[k] for k in both])
+        np.array([one[k] for k in both]),
+        np.array([other[k] for k in both]),
+        groups=_groups(both, dialogues),
     )
     shown = f"{difference:+.2f} [{low:+.2f}, {high:+.2f}] (paired bootstrap, 95 %)"
     if low > 0:

@@ -7,14 +7,19 @@ import io
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from mmjax.data.schema import Dialogue, Turn
+from mmjax.data.splits import Split
 from mmjax.metrics.agreement import fleiss_kappa
 from mmjax.rating.__main__ import run
 from mmjax.rating.questions import QUESTIONNAIRES
 from mmjax.rating.tables import as_markdown
+from mmjax.tasks.generation_answers import told
+from mmjax.tasks.response_ranking import ResponseRankingTask
 from tests.page_reader import HOSTILE, Page
 
 QUESTIONS = 6
@@ -176,6 +181,57 @@ def test_raters_who_differ_are_averaged_and_agree_less(tmp_path, files):
     assert found["systems"]["gpt"]["mean"] == 2
 
 
+def test_questions_of_one_dialogue_are_drawn_together(tmp_path, capsys):
+    def files(folder: Path, **of: dict[int, str]) -> list[str]:
+        folder.mkdir()
+        return [
+            f"--system={s}="
+            + str(
+                predictions(
+                    folder, s, [answer(s, k, **of.get(s, {}).get(k, {})) for k in range(QUESTIONS)]
+                )
+            )
+            for s in SYSTEMS
+        ]
+
+    def found(folder: Path, systems: list[str]) -> tuple[dict, str]:
+        out, key = exported(folder, systems, "--raters=1")
+
+        def choose(row, _):  # the first three questions are the good ones, and gpt's better still
+            good = any(str(k) in row["answer"] for k in (0, 1)) or "好的" in row["answer"]
+            return "3" if good else "2" if "GPT" in row["answer"] else "1"
+
+        capsys.readouterr()
+        whole = table(folder, key, [fill(out / "rater_1.csv", choose)])
+        return whole["questions"]["relevance"]["systems"]["knn"], capsys.readouterr().out
+
+    of = {k: {"dialogue": f"d{k // 3}"} for k in range(QUESTIONS)}
+    # One file may say it for all.
+    together, shown = found(tmp_path / "two", files(tmp_path / "two", gpt=of))
+    alone, _ = found(tmp_path / "six", files(tmp_path / "six"))
+    assert together["mean"] == alone["mean"] == 2
+    # Of two dialogues with means 3 and 1, a quarter of all draws has one of them twice.
+    assert together["interval"] == [1, 3]
+    low, high = alone["interval"]
+    assert low > 1 and high < 3
+    assert "11 answers, 2 dialogues" in shown and "[+0.00, +1.00] (paired" in shown
+    other = files(tmp_path / "no", gpt=of, knn={0: {"dialogue": "d9"}})
+    said = refused(capsys, "cases", *other, f"--out={tmp_path / 'p.html'}")
+    assert '"dialogue" of q0 is no text, or not the same for gpt and knn' in said
+
+
+def test_predictions_say_which_dialogue_a_question_is_of():
+    talk = Dialogue("d#7", (Turn(0, "在吗"), Turn(1, "在的"), Turn(1, "您说")), targets=(1, 2))
+    split = Split([talk], SimpleNamespace(record=np.array([0, 0]), sub=np.array([1, 2])))
+    goal = SimpleNamespace(read=lambda sub: sub, references=lambda turn: [turn.text])
+    assert [(a["id"], a["dialogue"]) for a in told(goal, split, ["好", "好"])] == [
+        ("d#7#1", "d#7"),
+        ("d#7#2", "d#7"),
+    ]
+    ranker = SimpleNamespace(references=lambda dialogue, turn: ["在的"])
+    assert ResponseRankingTask.told(ranker, split, 1, [("好", 1.0)])["dialogue"] == "d#7"
+
+
 def test_the_error_taxonomy_counts_what_most_raters_chose(tmp_path, files, capsys):
     out, key = exported(tmp_path, files, "--questionnaire=errors")
     names = list(QUESTIONNAIRES["errors"][0].choices)
@@ -225,7 +281,8 @@ def test_systems_that_share_no_question_have_no_winner():
     found = {"mean": 2.0, "interval": [1.0, 3.0]}
     systems = {"a": {**found, "of": {"q0": 2.0}}, "b": {**found, "of": {"q1": 2.0}}}
     question = {"kappa": None, "raters": 1, "systems": systems}
-    shown = as_markdown({"items": 2, "questions": {"fluency": question}})
+    about = {"items": 2, "dialogues": {"q0": "q0", "q1": "q1"}}
+    shown = as_markdown({**about, "questions": {"fluency": question}})
     assert "No winner: no question was answered for both a and b." in shown
 
 
