@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from mmjax.metrics.agreement import fleiss_kappa
+from mmjax.metrics.agreement import fleiss_kappa, krippendorff_alpha
 from mmjax.metrics.bootstrap import bootstrap_interval, paired_bootstrap
+from mmjax.metrics.head_to_head import win_tie_lose
 from mmjax.rating.questions import Question
 from mmjax.rating.ratings import Ratings
 
@@ -24,6 +26,7 @@ def summarise(ratings: Ratings) -> dict[str, Any]:
     Of a scale: "mean" over items of the mean over raters, "interval" (95 %, dialogues drawn anew)
     and "of", the means by question's id. Else: "shares" of the items in percent by what most raters
     chose, "no majority" where two choices lead, and "of". "dialogues": of each question's id.
+    "pairs", of a scale: how often each system's mean is above another's, see `win_tie_lose`.
     """
     dialogues = {item["id"]: item["dialogue"] for item in ratings.items.values()}
     found: dict[str, Any] = {"items": len(ratings.items), "dialogues": dialogues, "questions": {}}
@@ -35,10 +38,13 @@ def summarise(ratings: Ratings) -> dict[str, Any]:
             for system in item["systems"]:
                 by_system.setdefault(system, {})[item["id"]] = value
         judge = _scale if question.is_scale else _shares
+        systems = {s: judge(question, of, dialogues) for s, of in sorted(by_system.items())}
         found["questions"][question.name] = {
             "raters": len(next(iter(given.values()))),
             "kappa": _kappa(question, given),
-            "systems": {s: judge(question, of, dialogues) for s, of in sorted(by_system.items())},
+            "alpha": _alpha(question, given),
+            "systems": systems,
+            "pairs": _pairs(systems, dialogues) if question.is_scale else [],
         }
     return found
 
@@ -47,15 +53,11 @@ def as_markdown(found: Mapping[str, Any]) -> str:
     """The tables, with what may and may not be concluded."""
     lines = []
     for name, of in found["questions"].items():
-        kappa = (
-            "undefined: all ratings are the same" if of["kappa"] is None else f"{of['kappa']:.3f}"
-        )
-        agreed = f"Fleiss' kappa {kappa}" if of["raters"] > 1 else "one rater, so no agreement"
         counts = (
             f"{of['raters']} raters, {found['items']} answers, "
             f"{len(set(found['dialogues'].values()))} dialogues"
         )
-        lines += [f"**{name}** ({counts}; {agreed})", ""]
+        lines += [f"**{name}** ({counts}; {_agreed(of)})", ""]
         systems = of["systems"]
         if all("mean" in figures for figures in systems.values()):
             lines += ["| system | questions | mean [95 %] |", "|---|---|---|"]
@@ -64,7 +66,7 @@ def as_markdown(found: Mapping[str, Any]) -> str:
                 f"[{x['interval'][0]:.2f}, {x['interval'][1]:.2f}] |"
                 for s, x in sorted(systems.items(), key=lambda pair: -pair[1]["mean"])
             ]
-            lines += ["", *_winner(systems, found["dialogues"])]
+            lines += ["", *_winner(systems, found["dialogues"]), *_pair_rows(of["pairs"])]
         else:
             names = list(next(iter(systems.values()))["shares"])
             lines += ["| system | questions | " + " | ".join(f"{n} (%)" for n in names) + " |"]
@@ -95,6 +97,16 @@ def _kappa(question: Question, given: Mapping[str, tuple[str, ...]]) -> float | 
     return None if math.isnan(kappa) else kappa
 
 
+def _alpha(question: Question, given: Mapping[str, tuple[str, ...]]) -> dict[str, float | None]:
+    """Level -> the figure. Points of a scale are in an order, and evenly spaced at best."""
+    order = list(question.choices)
+    of = float if question.is_scale else order.index
+    ratings = np.array([[of(choice) for choice in chosen] for chosen in given.values()])
+    levels = ("ordinal", "interval") if question.is_scale else ("nominal",)
+    alphas = {level: krippendorff_alpha(ratings, level) for level in levels}
+    return {level: None if math.isnan(x) else x for level, x in alphas.items()}
+
+
 def _scale(
     question: Question, of: Mapping[str, float], dialogues: Mapping[str, str]
 ) -> dict[str, Any]:
@@ -115,6 +127,45 @@ def _shares(question: Question, of: Mapping[str, str], _: Mapping[str, str]) -> 
     counts = Counter(of.values())
     names = (*question.choices, UNDECIDED)
     return {"shares": {n: 100 * counts[n] / len(of) for n in names}, "of": dict(of)}
+
+
+def _pairs(systems: Mapping[str, Any], dialogues: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Every two systems, the one with the higher mean first, on what both answered."""
+    ordered = sorted(systems, key=lambda s: -systems[s]["mean"])
+    pairs = []
+    for first, second in itertools.combinations(ordered, 2):
+        one, other = systems[first]["of"], systems[second]["of"]
+        both = sorted(one.keys() & other.keys())
+        if both:
+            counts = win_tie_lose(
+                np.array([one[k] for k in both]),
+                np.array([other[k] for k in both]),
+                groups=_groups(both, dialogues),
+            )
+            pairs.append({"first": first, "second": second, **counts._asdict()})
+    return pairs
+
+
+def _agreed(of: Mapping[str, Any]) -> str:
+    if of["raters"] < 2:
+        return "one rater, so no agreement"
+    if of["kappa"] is None:
+        return "agreement is undefined: all ratings are the same"
+    alphas = ", ".join(f"{x:.3f} ({level})" for level, x in of["alpha"].items())
+    return f"Fleiss' kappa {of['kappa']:.3f}; Krippendorff's alpha {alphas}"
+
+
+def _pair_rows(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not pairs:
+        return []
+    lines = ["", "| against | wins (%) | ties (%) | losses (%) | sign test, p |"]
+    lines.append("|---|---|---|---|---|")
+    for pair in pairs:
+        counts = [pair[name] for name in ("wins", "ties", "losses")]
+        shares = " | ".join(f"{100 * count / sum(counts):.0f}" for count in counts)
+        names = f"{_cell(pair['first'])} against {_cell(pair['second'])}"
+        lines.append(f"| {names} | {shares} | {pair['p']:.3f} |")
+    return lines
 
 
 def _winner(systems: Mapping[str, Any], dialogues: Mapping[str, str]) -> list[str]:
