@@ -37,7 +37,7 @@ def fleiss_kappa(counts: Int[np.ndarray, "N K"]) -> float:
 
 
 def krippendorff_alpha(ratings: Real[np.ndarray, "N R"], level: Level) -> float:
-    """Krippendorff's alpha (2011, "Computing Krippendorff's Alpha-Reliability", section E).
+    """Krippendorff's alpha (2011, "Computing Krippendorff's Alpha-Reliability").
 
     alpha = 1 - Do / De: Do the mean squared distance of two ratings of the same item, De that of
     any two ratings. 1 is full agreement, 0 what chance gives. Items with one rating say nothing.

@@ -114,7 +114,7 @@ def test_kappa_says_nothing_of_one_category_and_refuses_uneven_raters():
             fleiss_kappa(np.array(counts))
 
 
-# Krippendorff (2011), section C and E: 4 observers, 12 units.
+# Krippendorff (2011): 4 observers, 12 units.
 OBSERVED = np.array(
     [
         [1, 2, 3, 3, 2, 1, 4, 1, 2, np.nan, np.nan, np.nan],
