@@ -16,7 +16,9 @@ from mmjax.metrics.bootstrap import Sums
 
 ORDER = 4
 Tokens = Sequence[str]
-Smoothing = Literal["exp", "none"]
+Smoothing = Literal["exp", "none", "method1"]
+# sacrebleu's name and value of each; "exp" and "none" have none.
+_SACREBLEU = {"exp": ("exp", None), "none": ("none", None), "method1": ("floor", 0.1)}
 
 
 def bleu_counts(
@@ -46,34 +48,58 @@ def bleu_counts(
 
 
 def corpus_bleu(
-    sums: Real[np.ndarray, "D S"], smoothing: Smoothing = "exp", *, effective_order: bool = False
+    sums: Real[np.ndarray, "D S"],
+    smoothing: Smoothing = "exp",
+    *,
+    effective_order: bool = False,
+    single_order: int | None = None,
 ) -> Float[np.ndarray, " D"]:
     """BLEU in percent of each row of summed counts.
 
     Args:
       smoothing: where an order has no match: "exp" halves the precision with each such order
-        (sacrebleu's default), "none" makes BLEU 0.
-      effective_order: orders of which the answers have no n-gram are left out; else BLEU is 0.
+        (sacrebleu's default), "none" makes BLEU 0, "method1" counts 0.1 matches (Chen and Cherry,
+        2014) and, as NLTK does, one n-gram where there is none.
+      effective_order: orders of which the answers have no n-gram are left out; else BLEU is 0, but
+        for "method1".
+      single_order: the weight of this order is 1 and that of the others 0: the precision of its
+        n-grams times the brevity penalty. None: all have the same.
+
+    Raises ValueError for an order that was not counted.
     """
     order = (sums.shape[1] - 2) // 2
-    figures = [
-        BLEU.compute_bleu(
+    if single_order is not None and not 1 <= single_order <= order:
+        raise ValueError(f"there is no order {single_order}: 1 to {order} were counted")
+    method, value = _SACREBLEU[smoothing]
+    figures = []
+    for row in np.asarray(sums):
+        total = row[order : 2 * order]
+        if smoothing == "method1" and not effective_order:
+            total = np.maximum(total, 1)
+        found = BLEU.compute_bleu(
             correct=row[:order].tolist(),
-            total=row[order : 2 * order].tolist(),
+            total=total.tolist(),
             sys_len=int(row[-2]),
             ref_len=int(row[-1]),
-            smooth_method=smoothing,
+            smooth_method=method,
+            smooth_value=value,
             effective_order=effective_order,
             max_ngram_order=order,
-        ).score
-        for row in np.asarray(sums)
-    ]
+        )
+        alone = single_order is not None
+        figures.append(found.bp * found.precisions[single_order - 1] if alone else found.score)
     return np.asarray(figures, np.float64)
 
 
 def bleu_sample(counts: Int[np.ndarray, "N S"]) -> Sums:
     """What the interval of a corpus' BLEU is drawn from."""
     return Sums(counts, corpus_bleu)
+
+
+def single_order_bleu(counts: Int[np.ndarray, "N S"], order: int) -> Float[np.ndarray, " N"]:
+    """BLEU of each example alone, in percent, of one order and smoothed by "method1", as the
+    scripts of DSTC10's MOD count it."""
+    return corpus_bleu(counts, "method1", single_order=order)
 
 
 def sentence_bleu(counts: Int[np.ndarray, "N S"]) -> Float[np.ndarray, " N"]:

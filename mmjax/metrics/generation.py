@@ -7,7 +7,8 @@ the best one.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -17,12 +18,13 @@ from jaxtyping import Float, Int, UInt64
 
 from mmjax.data.chinese import characters, words
 from mmjax.metrics.base import without_padding
-from mmjax.metrics.bleu import bleu_counts, bleu_sample
+from mmjax.metrics.bleu import bleu_counts, bleu_sample, sentence_bleu, single_order_bleu
 from mmjax.metrics.bootstrap import Sample
 from mmjax.metrics.distinct import distinct, ngram_hashes, own_distinct
 from mmjax.metrics.rouge import KINDS, rouge_f
 
 _DISTINCT = (1, 2)
+_SINGLE_ORDERS = (2, 3, 4)
 
 
 class Answers(NamedTuple):
@@ -70,10 +72,12 @@ class Generated(NamedTuple):
 class GenerationMetric:
     """Percent all of them, but for `length` and `reference_length`, which are means of characters.
 
-    "bleu", "bleu@word": BLEU-4 of the corpus. "rouge1", "rouge2", "rougeL": mean F. "exact": share
-    of answers that are a reference. "distinct1", "distinct2": different n-grams of all n-grams;
-    "distinct2@tokens": of all tokens (the two are the same for n = 1); "distinct1@mean",
-    "distinct2@mean": mean over answers.
+    "bleu", "bleu@word": BLEU-4 of the corpus. "bleu@mean": mean over answers of each one's own;
+    "bleu2@single", "bleu3@single", "bleu4@single": likewise, of n-grams of one order, smoothed as
+    in MOD's scripts: neither is to be compared with a corpus' figure. "rouge1", "rouge2", "rougeL":
+    mean F. "exact": share of answers that are a reference. "distinct1", "distinct2": different
+    n-grams of all n-grams; "distinct2@tokens": of all tokens (the two are the same for n = 1);
+    "distinct1@mean", "distinct2@mean": mean over answers.
 
     Predictions are the Answers of a batch; `batch["weight"]`, where given, is 0 for padding.
     """
@@ -83,7 +87,8 @@ class GenerationMetric:
     @property
     def names(self) -> Sequence[str]:
         spread = ("distinct1", "distinct2", "distinct2@tokens", "distinct1@mean", "distinct2@mean")
-        return ("bleu", "bleu@word", *KINDS, "exact", *spread, "length", "reference_length")
+        lengths = ("length", "reference_length")
+        return (*_BLEU, *_OWN_BLEU, *KINDS, "exact", *spread, *lengths)
 
     def init(self) -> Generated:
         return self._state(answers([], []))
@@ -100,6 +105,7 @@ class GenerationMetric:
             raise ValueError("no answers: there is nothing to judge")
         found = {
             **{name: bleu_sample(getattr(state, of)).value for name, of in _BLEU.items()},
+            **{name: float(own(state.bleu).mean()) for name, own in _OWN_BLEU.items()},
             **dict(zip(KINDS, state.rouge.mean(0).tolist(), strict=True)),
             "exact": 100 * float(state.exact.mean()),
             "distinct1": distinct(state.unigrams),
@@ -118,6 +124,7 @@ class GenerationMetric:
         """
         return {
             **{name: bleu_sample(getattr(state, of)) for name, of in _BLEU.items()},
+            **{name: own(state.bleu) for name, own in _OWN_BLEU.items()},
             **{kind: state.rouge[:, k] for k, kind in enumerate(KINDS)},
             "exact": 100 * state.exact,
             **{f"distinct{n}@mean": state.own[:, n - 1] for n in _DISTINCT},
@@ -141,4 +148,9 @@ class GenerationMetric:
 
 # Figure -> field of the state.
 _BLEU = {"bleu": "bleu", "bleu@word": "bleu_word"}
+# Figure -> that of each answer alone, from its counts.
+_OWN_BLEU: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+    "bleu@mean": sentence_bleu,
+    **{f"bleu{n}@single": functools.partial(single_order_bleu, order=n) for n in _SINGLE_ORDERS},
+}
 _NO_ROUGE = np.zeros((0, len(KINDS)))

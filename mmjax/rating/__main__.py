@@ -8,6 +8,7 @@ python -m mmjax.rating cases --system=gpt=A.jsonl --system=knn=B.jsonl --out=PAG
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -96,7 +97,7 @@ def _bad(asked: list[Asked], table: dict, most: float) -> list[Asked]:
             if systems.get(s, {}).get("of", {}).get(question.id, most + 1) <= most
         }
         if kept:
-            left.append(Asked(question.id, question.turns, question.references, kept))
+            left.append(dataclasses.replace(question, answers=kept))
     if not left:
         raise UserError(
             f"--table has no answer of these systems with a relevance of at most {most:g}; raise "

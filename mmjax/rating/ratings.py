@@ -22,7 +22,8 @@ _MAX_BYTES = 64 * 2**20
 class Ratings:
     """Attributes:
     questions: what was asked.
-    items: item -> {"id": question's, "systems": those that gave the answer}.
+    items: item -> {"id": question's, "dialogue": its dialogue's, "systems": those that gave the
+      answer}.
     given: question's name -> item -> what each rater chose, in the order of the sheets.
     """
 
@@ -67,7 +68,8 @@ def _read_key(path: epath.Path) -> dict[str, Any]:
         raise UserError(f"{path}: there is no questionnaire {key['questionnaire']!r}.")
     for item in key["items"].values():
         systems = item.get("systems") if isinstance(item, dict) else None
-        if not systems or not isinstance(systems, list) or not isinstance(item.get("id"), str):
+        ids = (item.get("id"), item.get("dialogue")) if systems else ()
+        if not systems or not isinstance(systems, list) or not all(isinstance(i, str) for i in ids):
             raise UserError(f"{path} is damaged; name the key that export wrote.")
     return key
 

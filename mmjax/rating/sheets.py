@@ -22,7 +22,7 @@ from mmjax.observe.answers_page import turn_text, write_answers_page
 from mmjax.rating.questions import QUESTIONNAIRES
 from mmjax.rating.systems import Asked
 
-KEY_VERSION = 1
+KEY_VERSION = 2
 # A cell that begins so is a formula to a spreadsheet.
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
@@ -135,7 +135,11 @@ def _key(items: Sequence[Item], about: Mapping[str, Any]) -> dict[str, Any]:
         **about,
         "digest": digest(items),
         "items": {
-            item.name: {"id": item.asked.id, "systems": list(item.systems)}
+            item.name: {
+                "id": item.asked.id,
+                "dialogue": item.asked.dialogue,
+                "systems": list(item.systems),
+            }
             for item in sorted(items, key=lambda item: item.name)
         },
     }

@@ -2,6 +2,7 @@
 
 A line is {"id", "turns": [{"speaker": 0, "text": ...}, ...], "references": [...], "answer": ...}:
 the turns before the answer, the last of which asks; what people answered; what the system answers.
+"dialogue", the id of the dialogue that the question is of, may stand beside them.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from mmjax.errors import UserError
 class Asked:
     """Attributes:
     id: of the question.
+    dialogue: id of its dialogue; of a question of which no file says it, the question's own.
     turns: before the answer, {"speaker", "text"} each.
     references: what people answered.
     answers: system -> its answer.
     """
 
     id: str
+    dialogue: str
     turns: Sequence[Mapping[str, Any]]
     references: Sequence[str]
     answers: Mapping[str, str]
@@ -69,5 +72,17 @@ def read_systems(named: Sequence[str]) -> list[Asked]:
                     "same dataset and split."
                 )
         said = {system: other["answer"] for system, other in theirs.items()}
-        asked.append(Asked(name, answer["turns"], answer["references"], said))
+        dialogue = _dialogue(name, theirs)
+        asked.append(Asked(name, dialogue, answer["turns"], answer["references"], said))
     return asked
+
+
+def _dialogue(name: str, theirs: Mapping[str, Mapping[str, Any]]) -> str:
+    """The dialogue that the systems' answers to a question say it is of."""
+    named = [answer["dialogue"] for answer in theirs.values() if "dialogue" in answer]
+    if not all(isinstance(dialogue, str) and dialogue == named[0] for dialogue in named):
+        raise UserError(
+            f'"dialogue" of {name} is no text, or not the same for {" and ".join(theirs)}: predict '
+            "with all on the same dataset and split."
+        )
+    return named[0] if named else name

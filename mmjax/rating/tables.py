@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int
 
-from mmjax.metrics.agreement import fleiss_kappa
+from mmjax.metrics.agreement import fleiss_kappa, krippendorff_alpha
 from mmjax.metrics.bootstrap import bootstrap_interval, paired_bootstrap
+from mmjax.metrics.head_to_head import win_tie_lose
 from mmjax.rating.questions import Question
 from mmjax.rating.ratings import Ratings
 
@@ -20,11 +23,13 @@ UNDECIDED = "no majority"
 def summarise(ratings: Ratings) -> dict[str, Any]:
     """JSON values: agreement, and per system what each question says.
 
-    Of a scale: "mean" over items of the mean over raters, "interval" (95 %, items drawn anew) and
-    "of", the means by question's id. Else: "shares" of the items in percent by what most raters
-    chose, "no majority" where two choices lead, and "of".
+    Of a scale: "mean" over items of the mean over raters, "interval" (95 %, dialogues drawn anew)
+    and "of", the means by question's id. Else: "shares" of the items in percent by what most raters
+    chose, "no majority" where two choices lead, and "of". "dialogues": of each question's id.
+    "pairs", of a scale: how often each system's mean is above another's, see `win_tie_lose`.
     """
-    found: dict[str, Any] = {"items": len(ratings.items), "questions": {}}
+    dialogues = {item["id"]: item["dialogue"] for item in ratings.items.values()}
+    found: dict[str, Any] = {"items": len(ratings.items), "dialogues": dialogues, "questions": {}}
     for question in ratings.questions:
         given = ratings.given[question.name]
         told = [_told_of(question, chosen) for chosen in given.values()]
@@ -33,10 +38,13 @@ def summarise(ratings: Ratings) -> dict[str, Any]:
             for system in item["systems"]:
                 by_system.setdefault(system, {})[item["id"]] = value
         judge = _scale if question.is_scale else _shares
+        systems = {s: judge(question, of, dialogues) for s, of in sorted(by_system.items())}
         found["questions"][question.name] = {
             "raters": len(next(iter(given.values()))),
             "kappa": _kappa(question, given),
-            "systems": {s: judge(question, of) for s, of in sorted(by_system.items())},
+            "alpha": _alpha(question, given),
+            "systems": systems,
+            "pairs": _pairs(systems, dialogues) if question.is_scale else [],
         }
     return found
 
@@ -45,11 +53,11 @@ def as_markdown(found: Mapping[str, Any]) -> str:
     """The tables, with what may and may not be concluded."""
     lines = []
     for name, of in found["questions"].items():
-        kappa = (
-            "undefined: all ratings are the same" if of["kappa"] is None else f"{of['kappa']:.3f}"
+        counts = (
+            f"{of['raters']} raters, {found['items']} answers, "
+            f"{len(set(found['dialogues'].values()))} dialogues"
         )
-        agreed = f"Fleiss' kappa {kappa}" if of["raters"] > 1 else "one rater, so no agreement"
-        lines += [f"**{name}** ({of['raters']} raters, {found['items']} answers; {agreed})", ""]
+        lines += [f"**{name}** ({counts}; {_agreed(of)})", ""]
         systems = of["systems"]
         if all("mean" in figures for figures in systems.values()):
             lines += ["| system | questions | mean [95 %] |", "|---|---|---|"]
@@ -58,7 +66,7 @@ def as_markdown(found: Mapping[str, Any]) -> str:
                 f"[{x['interval'][0]:.2f}, {x['interval'][1]:.2f}] |"
                 for s, x in sorted(systems.items(), key=lambda pair: -pair[1]["mean"])
             ]
-            lines += ["", *_winner(systems)]
+            lines += ["", *_winner(systems, found["dialogues"]), *_pair_rows(of["pairs"])]
         else:
             names = list(next(iter(systems.values()))["shares"])
             lines += ["| system | questions | " + " | ".join(f"{n} (%)" for n in names) + " |"]
@@ -89,22 +97,78 @@ def _kappa(question: Question, given: Mapping[str, tuple[str, ...]]) -> float | 
     return None if math.isnan(kappa) else kappa
 
 
-def _scale(question: Question, of: Mapping[str, float]) -> dict[str, Any]:
+def _alpha(question: Question, given: Mapping[str, tuple[str, ...]]) -> dict[str, float | None]:
+    """Level -> the figure. Points of a scale are in an order, and evenly spaced at best."""
+    order = list(question.choices)
+    of = float if question.is_scale else order.index
+    ratings = np.array([[of(choice) for choice in chosen] for chosen in given.values()])
+    levels = ("ordinal", "interval") if question.is_scale else ("nominal",)
+    alphas = {level: krippendorff_alpha(ratings, level) for level in levels}
+    return {level: None if math.isnan(x) else x for level, x in alphas.items()}
+
+
+def _scale(
+    question: Question, of: Mapping[str, float], dialogues: Mapping[str, str]
+) -> dict[str, Any]:
     values = np.array(list(of.values()))
     return {
         "mean": float(values.mean()),
-        "interval": list(bootstrap_interval(values)),
+        "interval": list(bootstrap_interval(values, groups=_groups(of, dialogues))),
         "of": dict(of),
     }
 
 
-def _shares(question: Question, of: Mapping[str, str]) -> dict[str, Any]:
+def _groups(ids: Iterable[str], dialogues: Mapping[str, str]) -> Int[np.ndarray, " Q"]:
+    """A number of each question's dialogue: its questions are not independent."""
+    return np.unique([dialogues[name] for name in ids], return_inverse=True)[1].reshape(-1)
+
+
+def _shares(question: Question, of: Mapping[str, str], _: Mapping[str, str]) -> dict[str, Any]:
     counts = Counter(of.values())
     names = (*question.choices, UNDECIDED)
     return {"shares": {n: 100 * counts[n] / len(of) for n in names}, "of": dict(of)}
 
 
-def _winner(systems: Mapping[str, Any]) -> list[str]:
+def _pairs(systems: Mapping[str, Any], dialogues: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Every two systems, the one with the higher mean first, on what both answered."""
+    ordered = sorted(systems, key=lambda s: -systems[s]["mean"])
+    pairs = []
+    for first, second in itertools.combinations(ordered, 2):
+        one, other = systems[first]["of"], systems[second]["of"]
+        both = sorted(one.keys() & other.keys())
+        if both:
+            counts = win_tie_lose(
+                np.array([one[k] for k in both]),
+                np.array([other[k] for k in both]),
+                groups=_groups(both, dialogues),
+            )
+            pairs.append({"first": first, "second": second, **counts._asdict()})
+    return pairs
+
+
+def _agreed(of: Mapping[str, Any]) -> str:
+    if of["raters"] < 2:
+        return "one rater, so no agreement"
+    if of["kappa"] is None:
+        return "agreement is undefined: all ratings are the same"
+    alphas = ", ".join(f"{x:.3f} ({level})" for level, x in of["alpha"].items())
+    return f"Fleiss' kappa {of['kappa']:.3f}; Krippendorff's alpha {alphas}"
+
+
+def _pair_rows(pairs: Sequence[Mapping[str, Any]]) -> list[str]:
+    if not pairs:
+        return []
+    lines = ["", "| against | wins (%) | ties (%) | losses (%) | sign test, p |"]
+    lines.append("|---|---|---|---|---|")
+    for pair in pairs:
+        counts = [pair[name] for name in ("wins", "ties", "losses")]
+        shares = " | ".join(f"{100 * count / sum(counts):.0f}" for count in counts)
+        names = f"{_cell(pair['first'])} against {_cell(pair['second'])}"
+        lines.append(f"| {names} | {shares} | {pair['p']:.3f} |")
+    return lines
+
+
+def _winner(systems: Mapping[str, Any], dialogues: Mapping[str, str]) -> list[str]:
     """The first against the second on the questions that both answered."""
     if len(systems) < 2:
         return []
@@ -114,7 +178,9 @@ def _winner(systems: Mapping[str, Any]) -> list[str]:
     if not both:
         return [f"No winner: no question was answered for both {_cell(first)} and {_cell(second)}."]
     difference, low, high = paired_bootstrap(
-        np.array([one[k] for k in both]), np.array([other[k] for k in both])
+        np.array([one[k] for k in both]),
+        np.array([other[k] for k in both]),
+        groups=_groups(both, dialogues),
     )
     shown = f"{difference:+.2f} [{low:+.2f}, {high:+.2f}] (paired bootstrap, 95 %)"
     if low > 0:

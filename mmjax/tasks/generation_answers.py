@@ -19,8 +19,8 @@ MOST_TURNS = 100
 def told(
     goal: Goal, split: Split, texts: Sequence[str], *, knowledge: bool = False
 ) -> list[dict[str, Any]]:
-    """Of every example: "id", the "turns" that are read, "references", and the text as "answer";
-    with `knowledge` also "facts", all that are known, whether there was room for them or not."""
+    """Of every example: "id", its "dialogue", the "turns" that are read, "references", and the text
+    as "answer"; with `knowledge` also "facts", all that are known, even without room for them."""
     found = []
     index = split.index
     for name, text, record, sub in zip(split.ids(), texts, index.record, index.sub, strict=True):
@@ -28,7 +28,8 @@ def told(
         turns = told_turns(dialogue.turns[: goal.read(int(sub))])
         right = [text.strip() for text in goal.references(dialogue.turns[int(sub)])]
         known = {"facts": list(facts(dialogue))} if knowledge else {}
-        found.append({"id": name, **known, "turns": turns, "references": right, "answer": text})
+        of = {"id": name, "dialogue": dialogue.id, **known}
+        found.append({**of, "turns": turns, "references": right, "answer": text})
     return found
 
 

@@ -151,6 +151,7 @@ class RankingExamples(Task):
         dialogue = split.source[int(split.index.record[example])]
         turn = int(split.index.sub[example])
         return {
+            "dialogue": dialogue.id,
             "turns": told_turns(dialogue.turns[:turn]),
             "references": list(self.references(dialogue, turn)),
             "answer": best[0][0],

@@ -15,7 +15,13 @@ from rouge_score import tokenizers as rouge_tokenizers
 
 from mmjax.data.chinese import characters, words
 from mmjax.metrics.base import Metric
-from mmjax.metrics.bleu import bleu_counts, bleu_sample, corpus_bleu, sentence_bleu
+from mmjax.metrics.bleu import (
+    bleu_counts,
+    bleu_sample,
+    corpus_bleu,
+    sentence_bleu,
+    single_order_bleu,
+)
 from mmjax.metrics.bootstrap import bootstrap_interval, paired_bootstrap
 from mmjax.metrics.distinct import distinct, ngram_hashes, own_distinct
 from mmjax.metrics.generation import GenerationMetric, answers
@@ -76,6 +82,43 @@ def test_bleu_is_nltks_too():
         [[characters(t) for t in r] for r in right], [characters(t) for t in said]
     )
     assert corpus_bleu(counts.sum(0)[None])[0] == pytest.approx(expected, abs=1e-9)
+
+
+def test_bleu_of_one_order_is_nltks_with_method1_for_every_pair():
+    # Also answers without a match, and those too short to have an n-gram.
+    said, right = made_up(40)
+    said, right = [*said, *SAID, "你", "嗯嗯"], [*right, *RIGHT, ["你我他。你"], ["好的"]]
+    counts = bleu_counts([characters(t) for t in said], [[characters(t) for t in r] for r in right])
+    smoothing = nltk_bleu.SmoothingFunction(epsilon=0.1).method1
+
+    def expected(weights) -> list[float]:
+        return [
+            100
+            * nltk_bleu.corpus_bleu(
+                [[characters(t) for t in texts]], [characters(text)], weights, smoothing
+            )
+            for text, texts in zip(said, right, strict=True)
+        ]
+
+    found = computed(said, right)
+    for n in (2, 3, 4):
+        single = expected(tuple(float(k == n) for k in (1, 2, 3, 4)))
+        np.testing.assert_allclose(single_order_bleu(counts, n), single, atol=1e-9)
+        assert found[f"bleu{n}@single"] == pytest.approx(np.mean(single))
+    assert (counts[:, 3] == 0).any() and (counts[:, 7] == 0).any()
+    np.testing.assert_allclose(corpus_bleu(counts, "method1"), expected((0.25,) * 4), atol=1e-9)
+    with pytest.raises(ValueError, match="no order 5: 1 to 4"):
+        single_order_bleu(counts, 5)
+
+
+def test_the_mean_of_bleu_is_over_answers_by_sacrebleus_own():
+    cut = [" ".join(characters(text)) for text in SAID]
+    right = [[" ".join(characters(text)) for text in texts] for texts in RIGHT]
+    own = [
+        sacrebleu.sentence_bleu(text, texts, tokenize="none", use_effective_order=True).score
+        for text, texts in zip(cut, right, strict=True)
+    ]
+    assert computed(SAID, RIGHT)["bleu@mean"] == pytest.approx(np.mean(own))
 
 
 def test_bleu_from_its_definition():

@@ -106,6 +106,32 @@ def test_what_is_judged_by_is_not_learned(folder):
     assert "was used before, in" in str(found["1"]) and len(found) == 3
 
 
+def test_nothing_is_in_train_of_one_name_and_in_dev_or_test_of_the_other(folder):
+    """Every split of the files with every split of the annotation, and without one."""
+    named = {(a, b): f"{a}-{b}" for a in SPLITS for b in (*SPLITS, "none")}
+    for split in SPLITS:
+        rows = [
+            {"id": name, "turns": [customer("在吗"), agent("在的")]}
+            for (theirs, _), name in named.items()
+            if theirs == split
+        ]
+        changed(folder, archive.SESSIONS[split], "".join(json.dumps(row) + "\n" for row in rows))
+    told = "".join(f"{name}\t{b}\n" for (_, b), name in named.items() if b != "none")
+    changed(folder, archive.ANNOTATED, told)
+    for name in (archive.REWRITES, archive.DISCOURSE, archive.SUMMARIES):
+        (folder / name).unlink()
+    one, other = (
+        {split: set(read(folder, split, config)) for split in SPLITS}
+        for config in ("", "annotated")
+    )
+    assert one["train"] == {"train-train", "train-none"} and other["train"] == {"train-train"}
+    for split in ("dev", "test"):
+        assert one[split] == {name for (theirs, _), name in named.items() if theirs == split}
+        assert other[split] == {name for (_, b), name in named.items() if b == split}
+    for a, b in ((one, other), (other, one)):
+        assert not a["train"] & (b["dev"] | b["test"])
+
+
 def test_ten_thousand_characters_are_kept():
     assert parse([customer("长" * 10_000), agent("好")]).turns[0].text == "长" * 10_000
 

@@ -7,14 +7,20 @@ import io
 import itertools
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from mmjax.metrics.agreement import fleiss_kappa
+from mmjax.data.schema import Dialogue, Turn
+from mmjax.data.splits import Split
+from mmjax.metrics.agreement import fleiss_kappa, krippendorff_alpha
+from mmjax.metrics.head_to_head import win_tie_lose
 from mmjax.rating.__main__ import run
 from mmjax.rating.questions import QUESTIONNAIRES
 from mmjax.rating.tables import as_markdown
+from mmjax.tasks.generation_answers import told
+from mmjax.tasks.response_ranking import ResponseRankingTask
 from tests.page_reader import HOSTILE, Page
 
 QUESTIONS = 6
@@ -108,6 +114,70 @@ def test_kappa_says_nothing_of_one_category_and_refuses_uneven_raters():
             fleiss_kappa(np.array(counts))
 
 
+# Krippendorff (2011): 4 observers, 12 units.
+OBSERVED = np.array(
+    [
+        [1, 2, 3, 3, 2, 1, 4, 1, 2, np.nan, np.nan, np.nan],
+        [1, 2, 3, 3, 2, 2, 4, 1, 2, 5, np.nan, 3],
+        [np.nan, 3, 3, 3, 2, 3, 4, 2, 2, 5, 1, np.nan],
+        [1, 2, 3, 3, 2, 4, 4, 1, 2, 5, 1, np.nan],
+    ]
+).T
+
+
+@pytest.mark.parametrize(
+    ("level", "published"), [("nominal", 0.743), ("ordinal", 0.815), ("interval", 0.849)]
+)
+def test_alpha_is_that_of_krippendorffs_own_example(level, published):
+    assert krippendorff_alpha(OBSERVED, level) == pytest.approx(published, abs=5e-4)
+
+
+def test_alpha_is_one_less_the_quotient_of_two_mean_distances():
+    rng = np.random.default_rng(0)
+    ratings = rng.choice([1, 2, 4, 7, np.nan], size=(15, 5))
+    units = [row[~np.isnan(row)].tolist() for row in ratings]
+    units = [unit for unit in units if len(unit) > 1]
+    pooled = [value for unit in units for value in unit]
+
+    def between(a, b):
+        low, high = sorted((a, b))
+        return sum(low <= x <= high for x in pooled) - (pooled.count(a) + pooled.count(b)) / 2
+
+    distances = {
+        "nominal": lambda a, b: a != b,
+        "ordinal": lambda a, b: between(a, b) ** 2,
+        "interval": lambda a, b: (a - b) ** 2,
+    }
+    for level, distance in distances.items():
+        observed = sum(
+            sum(distance(a, b) for a, b in itertools.permutations(unit, 2)) / (len(unit) - 1)
+            for unit in units
+        ) / len(pooled)
+        by_chance = np.mean([distance(a, b) for a, b in itertools.permutations(pooled, 2)])
+        expected = 1 - observed / by_chance
+        assert krippendorff_alpha(ratings, level) == pytest.approx(expected), level
+
+
+def test_alpha_says_nothing_of_one_value_or_of_single_ratings():
+    for ratings in ([[2, 2], [2, np.nan]], [[1, np.nan], [np.nan, 2]], np.zeros((0, 2))):
+        assert np.isnan(krippendorff_alpha(np.array(ratings), "ordinal"))
+    with pytest.raises(ValueError, match="no level 'ratio'"):
+        krippendorff_alpha(OBSERVED, "ratio")
+
+
+def test_a_sign_test_counts_wins_against_losses_and_groups_once():
+    a = np.array([3.0, 3, 3, 3, 3, 3, 3, 3, 1, 2])
+    b = np.array([1.0, 1, 1, 1, 1, 1, 1, 1, 3, 2])
+    # Eight heads or more of nine throws, or as many tails.
+    assert win_tie_lose(a, b) == (8, 1, 1, pytest.approx(2 * (9 + 1) / 2**9))
+    assert win_tie_lose(b, a) == (1, 1, 8, win_tie_lose(a, b).p)
+    groups = np.array([0, 0, 0, 0, 1, 1, 2, 2, 3, 3])
+    assert win_tie_lose(a, b, groups=groups) == (8, 1, 1, pytest.approx(2 * (4 + 1) / 2**4))
+    assert win_tie_lose(a, a) == (0, 10, 0, 1)
+    with pytest.raises(ValueError, match="as many numbers"):
+        win_tie_lose(a, b[1:])
+
+
 def test_a_sheet_does_not_say_who_answered(tmp_path, files):
     out, key = exported(tmp_path, files)
     told = json.loads(key.read_text("utf-8"))
@@ -116,10 +186,11 @@ def test_a_sheet_does_not_say_who_answered(tmp_path, files):
         # Question 2 has one answer of both systems; each other one two.
         assert len(rows) == 2 * QUESTIONS - 1 == len(told["items"])
         assert not {"system", "id"} & set(rows[0])
-        text = sheet.read_text("utf-8-sig")
-        assert "gpt" not in text and "knn" not in text and '"q1"' not in text
+        cells = [cell for row in rows for cell in (*row, *row.values())]
+        secret = (*SYSTEMS, *(f"q{k}" for k in range(QUESTIONS)))
+        assert not [cell for cell in cells if any(name in cell for name in secret)]
     page = Page(out / "dialogues.html")
-    assert "gpt" not in json.dumps(page.data) and "knn" not in json.dumps(page.data)
+    assert not [name for name in secret if name in json.dumps(page.data)]
     assert "参考" not in page.source
     both = [item for item in told["items"].values() if len(item["systems"]) == 2]
     assert [item["id"] for item in both] == ["q2"]
@@ -154,7 +225,11 @@ def test_the_table_gives_each_system_its_ratings(tmp_path, files, capsys):
     found = table(tmp_path, key, [fill(sheet, choose) for sheet in sorted(out.glob("*.csv"))])
     relevance = found["questions"]["relevance"]
     assert relevance["kappa"] == pytest.approx(1)
-    assert found["questions"]["fluency"]["kappa"] is None
+    assert relevance["alpha"] == pytest.approx({"ordinal": 1, "interval": 1})
+    pair = {"first": "gpt", "second": "knn", "wins": 5, "ties": 1, "losses": 0, "p": 2 / 2**5}
+    assert relevance["pairs"] == [pytest.approx(pair)]
+    fluency = found["questions"]["fluency"]
+    assert fluency["kappa"] is None and fluency["alpha"] == {"ordinal": None, "interval": None}
     gpt, knn = (relevance["systems"][s] for s in SYSTEMS)
     assert gpt["mean"] == pytest.approx((5 * 3 + 2) / 6)
     assert knn["mean"] == pytest.approx((5 * 1 + 2) / 6)
@@ -164,6 +239,8 @@ def test_the_table_gives_each_system_its_ratings(tmp_path, files, capsys):
     assert "gpt is better than knn: +1.67 [" in shown
     assert "No winner" in shown  # fluency
     assert "undefined: all ratings are the same" in shown
+    assert "Krippendorff's alpha 1.000 (ordinal), 1.000 (interval)" in shown
+    assert "| gpt against knn | 83 | 17 | 0 | 0.062 |" in shown
 
 
 def test_raters_who_differ_are_averaged_and_agree_less(tmp_path, files):
@@ -173,6 +250,60 @@ def test_raters_who_differ_are_averaged_and_agree_less(tmp_path, files):
     found = table(tmp_path, key, sheets)["questions"]["relevance"]
     assert found["kappa"] == pytest.approx(-1)
     assert found["systems"]["gpt"]["mean"] == 2
+
+
+def test_questions_of_one_dialogue_are_drawn_together(tmp_path, capsys):
+    def files(folder: Path, **of: dict[int, str]) -> list[str]:
+        folder.mkdir()
+        return [
+            f"--system={s}="
+            + str(
+                predictions(
+                    folder, s, [answer(s, k, **of.get(s, {}).get(k, {})) for k in range(QUESTIONS)]
+                )
+            )
+            for s in SYSTEMS
+        ]
+
+    def found(folder: Path, systems: list[str]) -> tuple[dict, list, str]:
+        out, key = exported(folder, systems, "--raters=1")
+
+        def choose(row, _):  # the first three questions are the good ones, and gpt's better still
+            good = any(str(k) in row["answer"] for k in (0, 1)) or "好的" in row["answer"]
+            return "3" if good else "2" if "GPT" in row["answer"] else "1"
+
+        capsys.readouterr()
+        whole = table(folder, key, [fill(out / "rater_1.csv", choose)])
+        of = whole["questions"]["relevance"]
+        return of["systems"]["knn"], of["pairs"], capsys.readouterr().out
+
+    of = {k: {"dialogue": f"d{k // 3}"} for k in range(QUESTIONS)}
+    # One file may say it for all.
+    together, pairs, shown = found(tmp_path / "two", files(tmp_path / "two", gpt=of))
+    alone, *_ = found(tmp_path / "six", files(tmp_path / "six"))
+    assert together["mean"] == alone["mean"] == 2
+    # Three wins are one where they are of one dialogue.
+    assert pairs == [{"first": "gpt", "second": "knn", "wins": 3, "ties": 3, "losses": 0, "p": 1}]
+    # Of two dialogues with means 3 and 1, a quarter of all draws has one of them twice.
+    assert together["interval"] == [1, 3]
+    low, high = alone["interval"]
+    assert low > 1 and high < 3
+    assert "11 answers, 2 dialogues" in shown and "[+0.00, +1.00] (paired" in shown
+    other = files(tmp_path / "no", gpt=of, knn={0: {"dialogue": "d9"}})
+    said = refused(capsys, "cases", *other, f"--out={tmp_path / 'p.html'}")
+    assert '"dialogue" of q0 is no text, or not the same for gpt and knn' in said
+
+
+def test_predictions_say_which_dialogue_a_question_is_of():
+    talk = Dialogue("d#7", (Turn(0, "在吗"), Turn(1, "在的"), Turn(1, "您说")), targets=(1, 2))
+    split = Split([talk], SimpleNamespace(record=np.array([0, 0]), sub=np.array([1, 2])))
+    goal = SimpleNamespace(read=lambda sub: sub, references=lambda turn: [turn.text])
+    assert [(a["id"], a["dialogue"]) for a in told(goal, split, ["好", "好"])] == [
+        ("d#7#1", "d#7"),
+        ("d#7#2", "d#7"),
+    ]
+    ranker = SimpleNamespace(references=lambda dialogue, turn: ["在的"])
+    assert ResponseRankingTask.told(ranker, split, 1, [("好", 1.0)])["dialogue"] == "d#7"
 
 
 def test_the_error_taxonomy_counts_what_most_raters_chose(tmp_path, files, capsys):
@@ -186,7 +317,9 @@ def test_the_error_taxonomy_counts_what_most_raters_chose(tmp_path, files, capsy
         sheets.append(
             fill(sheet, lambda row, _, c=chosen: c if "GPT" in row["answer"] else names[3].upper())
         )
-    found = table(tmp_path, key, sheets)["questions"]["error"]["systems"]
+    whole = table(tmp_path, key, sheets)["questions"]["error"]
+    assert set(whole["alpha"]) == {"nominal"} and whole["alpha"]["nominal"] > whole["kappa"] > 0
+    found = whole["systems"]
     assert found["gpt"]["shares"]["wrong object"] == pytest.approx(100 * 5 / 6)
     others = dict.fromkeys((*names[:3], "no majority"), 0)
     assert found["knn"]["shares"] == {"meaningless": 100, **others}
@@ -223,8 +356,9 @@ def test_raters_are_told_that_a_photo_was_shown(tmp_path):
 def test_systems_that_share_no_question_have_no_winner():
     found = {"mean": 2.0, "interval": [1.0, 3.0]}
     systems = {"a": {**found, "of": {"q0": 2.0}}, "b": {**found, "of": {"q1": 2.0}}}
-    question = {"kappa": None, "raters": 1, "systems": systems}
-    shown = as_markdown({"items": 2, "questions": {"fluency": question}})
+    question = {"kappa": None, "alpha": {}, "raters": 1, "systems": systems, "pairs": []}
+    about = {"items": 2, "dialogues": {"q0": "q0", "q1": "q1"}}
+    shown = as_markdown({**about, "questions": {"fluency": question}})
     assert "No winner: no question was answered for both a and b." in shown
 
 
