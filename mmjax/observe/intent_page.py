@@ -74,7 +74,8 @@ def beside(
     known = {answer["id"]: answer for answer in intent}
     found, hits = [], 0
     for answer in answers:
-        told = known.get(answer["id"].partition("#")[0])
+        # A dialogue that shares once has its own id, which may itself have a "#".
+        told = known.get(answer["id"]) or known.get(answer["id"].rpartition("#")[0])
         if told is None:
             found.append(dict(answer))
             continue

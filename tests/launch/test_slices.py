@@ -266,7 +266,7 @@ def test_one_failed_worker_stops_those_that_hang(world, launched):
 def test_workers_that_hang_after_others_have_ended_are_not_watched_for_ever(
     world, launched, monkeypatch, ended
 ):
-    monkeypatch.setattr(slices, "LOOKS_AFTER_END", 3)
+    monkeypatch.setattr(watching, "LOOKS_AFTER_END", 3)
     mixed = workers("exited", ended, count=1) + workers("running", count=HOSTS - 1)
     world.answer(r"worker\.py status", mixed, times=watching.LOOKS_AFTER_END + 1)
     tell_status(world, "exited", 0)
@@ -277,7 +277,7 @@ def test_workers_that_hang_after_others_have_ended_are_not_watched_for_ever(
 
 
 def test_a_lost_connection_is_not_a_lost_machine(world, launched, monkeypatch):
-    monkeypatch.setattr(slices, "UNANSWERED", 2)
+    monkeypatch.setattr(watching, "UNANSWERED", 2)
     world.answer(" list ", "[]")  # before it is created
     world.answer(r"worker\.py logs", code=255, times=5)
     world.answer(" list ", code=1, err="network is unreachable\n", times=5)
@@ -290,7 +290,7 @@ def test_a_lost_connection_is_not_a_lost_machine(world, launched, monkeypatch):
 
 
 def test_a_machine_that_never_answers_is_given_up_and_deleted(world, launched, monkeypatch):
-    monkeypatch.setattr(slices, "UNANSWERED", 2)
+    monkeypatch.setattr(watching, "UNANSWERED", 2)
     world.answer(r"worker\.py logs", code=255, times=99)
     code, _, said = launched(tpu_vm, train())
     assert code == 2
