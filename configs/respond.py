@@ -146,9 +146,15 @@ def _gpt(arg: SimpleNamespace) -> ConfigDict:
 
 
 def _transresnet(arg: SimpleNamespace) -> ConfigDict:
-    """As ParlAI trains it; on its own, it ranks the responses of a split."""
+    """From weights as ParlAI trains it; on its own, it ranks the responses of a split.
+
+    From scratch, contexts and responses are read by one set of weights: words that occur in both
+    make their vectors alike from the beginning, which two sets learn from many more dialogues than
+    there are in `jddc_pairs`.
+    """
     # What comes with weights is kept; from scratch there is nothing to keep.
     kept = bool(arg.images) and bool(arg.image_weights or arg.init_from)
+    scratch = not arg.weights
     return new_config(
         label=f"TransResNet ({arg.images or 'texts alone'})",
         system="network",
@@ -160,14 +166,16 @@ def _transresnet(arg: SimpleNamespace) -> ConfigDict:
             weights=arg.weights or None,
             image=arg.images or "resnet-18",
             image_weights=arg.image_weights or None,
+            shared=scratch,
             batch_norm="frozen" if kept else "global",
             vocab_size=2000 if arg.demo else 8000,
         ),
         optim=OptimOptions(
             name="adam",
-            learning_rate=FINE_TUNED if arg.weights else 5e-4,
-            schedule="constant",
-            clip_norm=None,
+            learning_rate=7e-4 if scratch else FINE_TUNED,
+            schedule="cosine" if scratch else "constant",
+            warmup_fraction=0.1 if scratch else None,
+            clip_norm=1.0 if scratch else None,
             frozen=("^image_tower/",) if kept else (),
         ),
         train=TrainOptions(
