@@ -34,6 +34,7 @@ _BROKEN = re.compile(
 )
 
 _ending = threading.Lock()  # held by the thread that ends this process
+_verdict: tuple[str, int] | None = None  # its sentence and exit code, as soon as they are known
 _last_acts: list[Callable[[], None]] = []
 _on_abort: Any = None  # must outlive its registration with the C library
 
@@ -65,7 +66,7 @@ def end_all(error: BaseException) -> NoReturn:
     if coordination.processes() == 1:
         end_alone(error)
     _begin()
-    sentence, code = _described(error)
+    sentence, code = _decide(*_described(error))
     if code == EXIT_BUG:
         traceback.print_exception(error)
     # Whatever is wrong with the others, or with the service in process 0: this one ends.
@@ -112,9 +113,10 @@ def say_when_aborted(sentence: str) -> None:
     def on_abort(number: int) -> None:
         if os.getpid() != owner:
             os._exit(EXIT_LOST)
-        # Another thread may be about to say why; but it may also be held up by the one that aborts.
-        _ending.acquire(timeout=_HEARD_WITHIN_S)
-        _leave(sentence, EXIT_LOST)
+        # Another thread may be about to say why; but it may also be held up by this one, which
+        # brings the answers to what it tells the others.
+        _ending.acquire(timeout=_HEARD_WITHIN_S if _verdict is None else _LOST_WITHIN_S)
+        _leave(*(_verdict or (sentence, EXIT_LOST)))
 
     # Not `signal.signal`: its handlers run in the main thread, which does not come to run again.
     _on_abort = ctypes.CFUNCTYPE(None, ctypes.c_int)(on_abort)
@@ -141,13 +143,15 @@ def _listen() -> None:
 
 def _follow(end: dict[str, Any]) -> NoReturn:
     """Ends this process because another one ended."""
-    sentence = f"{coordination.name(end['process'])} stopped: {end['why']}"
+    sentence, code = _decide(
+        f"{coordination.name(end['process'])} stopped: {end['why']}", end["code"]
+    )
     with contextlib.suppress(Exception):
         coordination.tell(f"heard/{coordination.process()}", True)
         if coordination.process() == 0:
             # The service through which the others hear of it ends with this process.
-            _silent(_LOST_WITHIN_S if end["code"] == EXIT_LOST else _HEARD_WITHIN_S)
-    _leave(sentence, end["code"])
+            _silent(_LOST_WITHIN_S if code == EXIT_LOST else _HEARD_WITHIN_S)
+    _leave(sentence, code)
 
 
 def _begin() -> None:
@@ -155,6 +159,13 @@ def _begin() -> None:
     if not _ending.acquire(blocking=False):
         threading.Event().wait(4 * _HEARD_WITHIN_S)
         os._exit(EXIT_BUG)
+
+
+def _decide(sentence: str, code: int) -> tuple[str, int]:
+    """Both, as what is said of the end whoever comes to say it."""
+    global _verdict
+    _verdict = (sentence, code)
+    return _verdict
 
 
 def _described(error: BaseException) -> tuple[str, int]:

@@ -10,6 +10,8 @@ import fcntl
 import json
 import re
 import signal
+import subprocess
+import sys
 
 import pytest
 
@@ -118,6 +120,21 @@ def test_what_one_process_is_told_all_tell(cluster):
         assert cluster.run("busy", 2) == [2, 2]
     assert cluster.sentence("busy").startswith("another run is working in")
     assert cluster.sentence("busy", 1).startswith("process 0 of 2 stopped: another run is working")
+
+
+def test_who_has_heard_why_says_so_also_where_a_library_aborts_before_it_can():
+    """The service goes away as soon as all have said that they heard, before they know that."""
+    end = {"process": 0, "why": "the lock is held", "code": 2}
+    program = (
+        "import os, threading; from mmjax.parallel import coordination, ending; "
+        "ending._LOST_WITHIN_S = 0.1; ending.say_when_aborted('a library has ended it'); "
+        "coordination.tell = lambda *_: threading.Event().wait(); "
+        f"ending._begin(); threading.Thread(target=ending._follow, args=({end},)).start(); "
+        "exec('while ending._verdict is None: pass'); os.abort()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "mmjax: process 0 of 1 stopped: the lock is held\n"
 
 
 @pytest.mark.parametrize(("killed", "where"), [(0, FIT), (1, PREPARE)])
