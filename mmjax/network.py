@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -77,7 +77,7 @@ class NetworkSystem:
                     with keys_of(name):
                         data.source(split)
             self._prepare(workdir, fit=True)
-            self._check(splits)
+            self._check_dev()
             loop = self._fit(workdir)
             step = best_step(workdir, self._options, loop)
             variables, chosen = self._best(workdir, step)
@@ -210,15 +210,13 @@ class NetworkSystem:
             self._task.check_vocabulary(here)
             storage.copy_folder(here, folder)
 
-    def _check(self, splits: Sequence[str]) -> None:
-        """Raises UserError for a split that could not be judged."""
+    def _check_dev(self) -> None:
+        """Raises UserError where dev could not be judged; test is not read before its turn."""
         options = self._options
         kept = dict.fromkeys((options["eval"].metric, *mixing.own_metrics(options)))
-        for split in splits:
-            for name, data in self._parts.items():
-                with keys_of(name):
-                    # States are kept by what is found on dev.
-                    data.check(split, part_of(name, kept) if split == "dev" else ())
+        for name, data in self._parts.items():
+            with keys_of(name):
+                data.check("dev", part_of(name, kept))
 
     def _fit(self, workdir: WorkDir) -> trainer.LoopState:
         options = self._options

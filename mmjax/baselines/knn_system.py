@@ -21,8 +21,7 @@ from mmjax.baselines.knn_encoder import PretrainedEncoderTask
 from mmjax.baselines.knn_options import KnnOptions
 from mmjax.baselines.unlearned import UnlearnedSystem
 from mmjax.data.loader import check_divides
-from mmjax.data.sources import Source
-from mmjax.data.splits import Split, open_source
+from mmjax.data.splits import Split
 from mmjax.errors import UserError
 from mmjax.evaluators import Evaluation
 from mmjax.evaluators_generation import judged_texts
@@ -94,17 +93,6 @@ class KnnSystem(UnlearnedSystem):
         self._task.page(path, self._split(split), answers, self._config["label"])
 
     # The steps, in order.
-
-    def _source(self, name: str) -> Source:
-        """The records of a split."""
-        if name not in self._sources:
-            photos = self._options["task"].images
-            self._sources[name] = open_source(self._options["data"], name, photos=photos)
-        return self._sources[name]
-
-    @functools.cached_property
-    def _sources(self) -> dict[str, Source]:
-        return {}
 
     def _split(self, name: str) -> Split:
         return self._encoder.split(self._source(name))

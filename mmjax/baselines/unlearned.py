@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import functools
 import time
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from mmjax import config as config_lib
 from mmjax.data.examples import Featurizer
-from mmjax.data.splits import Split, open_split
+from mmjax.data.sources import Source
+from mmjax.data.splits import Split, index_split, open_source
 from mmjax.evaluators import Evaluation
 from mmjax.options import DataOptions, EvalOptions
 from mmjax.parallel import distributed
@@ -43,9 +45,20 @@ class UnlearnedSystem(abc.ABC):
     def _evaluate(self, split: Split) -> Evaluation:
         """What its answers to a split are worth."""
 
+    def _source(self, name: str) -> Source:
+        """The records of a split."""
+        if name not in self._sources:
+            data, task = self._options["data"], self._task
+            self._sources[name] = open_source(data, name, photos=task.photos, boxes=task.boxes)
+        return self._sources[name]
+
+    @functools.cached_property
+    def _sources(self) -> dict[str, Source]:
+        return {}
+
     def _split(self, name: str) -> Split:
         """A split by its name."""
-        return open_split(self._task, self._options["data"], name)
+        return index_split(self._task, self._options["data"], self._source(name))
 
     def _on_mesh(self) -> contextlib.AbstractContextManager:
         """The devices that compute with arrays cut over them, where there is any use for them."""
@@ -64,14 +77,15 @@ class UnlearnedSystem(abc.ABC):
     def train(self, workdir: WorkDir) -> None:
         began = time.perf_counter()
         names = ["dev", "test"] if self._options["eval"].test else ["dev"]
-        evaluations = {}
+        splits, evaluations = {}, {}
         with self._on_mesh():
-            # One that is missing is told before the work.
-            splits = {name: self._split(name) for name in names}
-            for name, split in splits.items():
+            for name in names:  # one that is missing is told before the work
+                self._source(name)
+            for name in names:
                 if name == "test" and distributed.is_main():
                     workdir.look_at_test(self.nothing_to_choose)
-                evaluations[name] = self._evaluate(split)
+                splits[name] = self._split(name)
+                evaluations[name] = self._evaluate(splits[name])
         if not distributed.is_main():
             return
         described = {"train": self._split("train")} if self.reads_train else {}

@@ -73,7 +73,7 @@ def vectors(seed):
 
 
 def system_of(vocabulary, monkeypatch, *, ranker=None, photos=None, images=False, **knn):
-    monkeypatch.setattr("mmjax.baselines.knn_system.open_source", lambda o, s, **_: SOURCES[s])
+    monkeypatch.setattr("mmjax.baselines.unlearned.open_source", lambda o, s, **_: SOURCES[s])
     config = respond.get_config("model=knn,demo,encoder=some/folder")
     config.task.images = images
     config.knn.update(image_weights="some/folder", **knn)

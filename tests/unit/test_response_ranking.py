@@ -261,7 +261,7 @@ def test_it_learns_and_nearest_neighbours_are_ranked_by_it(tmp_path, monkeypatch
         return sources[split]
 
     monkeypatch.setattr("mmjax.task_data.open_source", opened)
-    monkeypatch.setattr("mmjax.baselines.knn_system.open_source", opened)
+    monkeypatch.setattr("mmjax.baselines.unlearned.open_source", opened)
     sizes = {"context_max_length": 16, "response_max_length": 16}
 
     config = respond.get_config("model=transresnet,demo")
