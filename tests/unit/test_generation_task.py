@@ -546,7 +546,7 @@ def test_it_learns_to_answer(tmp_path, monkeypatch):
 
 def test_queries_that_stay_as_they_are_are_a_row_to_compare_with(tmp_path, monkeypatch):
     source = ListSource([SHOP, Dialogue("b", (Turn(0, "要吗", rewrites=("要吗",)),))])
-    monkeypatch.setattr("mmjax.data.splits.open_source", lambda options, split, **_: source)
+    monkeypatch.setattr("mmjax.baselines.unlearned.open_source", lambda options, split, **_: source)
     config = rewrite.get_config("model=unchanged")
     config.data.data_dir = str(tmp_path / "data")
     system, workdir = make_system(to_dict(config)), WorkDir(tmp_path / "run")

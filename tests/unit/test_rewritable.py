@@ -178,10 +178,9 @@ def test_a_split_with_one_answer_alone_is_the_users_error(vocabulary):
         task.evaluator().evaluate(build_index(task, source), None)
 
 
-@pytest.mark.parametrize("split", ["dev", "test"])
-def test_such_a_split_is_refused_before_the_first_step(tmp_path, monkeypatch, split):
+def test_such_a_dev_split_is_refused_before_the_first_step(tmp_path, monkeypatch):
     only_yes = [d for d in queries(20, 0) if d.turns[1].rewrites]
-    system, workdir = made_of(tmp_path, monkeypatch, **{split: only_yes})
+    system, workdir = made_of(tmp_path, monkeypatch, dev=only_yes)
     monkeypatch.setattr("mmjax.network.train_loader", None)
     with pytest.raises(UserError, match="have the same label, yes"):
         system.train(workdir)
