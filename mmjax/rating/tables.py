@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from mmjax.metrics.agreement import fleiss_kappa, krippendorff_alpha
 from mmjax.metrics.bootstrap import bootstrap_interval, paired_bootstrap
@@ -134,16 +134,20 @@ def _pairs(systems: Mapping[str, Any], dialogues: Mapping[str, str]) -> list[dic
     ordered = sorted(systems, key=lambda s: -systems[s]["mean"])
     pairs = []
     for first, second in itertools.combinations(ordered, 2):
-        one, other = systems[first]["of"], systems[second]["of"]
-        both = sorted(one.keys() & other.keys())
-        if both:
-            counts = win_tie_lose(
-                np.array([one[k] for k in both]),
-                np.array([other[k] for k in both]),
-                groups=_groups(both, dialogues),
-            )
+        one, other, groups = _answered_by_both(systems[first], systems[second], dialogues)
+        if len(groups):
+            counts = win_tie_lose(one, other, groups=groups)
             pairs.append({"first": first, "second": second, **counts._asdict()})
     return pairs
+
+
+def _answered_by_both(
+    first: Mapping[str, Any], second: Mapping[str, Any], dialogues: Mapping[str, str]
+) -> tuple[Float[np.ndarray, " Q"], Float[np.ndarray, " Q"], Int[np.ndarray, " Q"]]:
+    """The means of each on the questions that both answered, and those questions' dialogues."""
+    both = sorted(first["of"].keys() & second["of"].keys())
+    one, other = (np.array([system["of"][k] for k in both]) for system in (first, second))
+    return one, other, _groups(both, dialogues)
 
 
 def _agreed(of: Mapping[str, Any]) -> str:
@@ -173,15 +177,10 @@ def _winner(systems: Mapping[str, Any], dialogues: Mapping[str, str]) -> list[st
     if len(systems) < 2:
         return []
     first, second = sorted(systems, key=lambda s: -systems[s]["mean"])[:2]
-    one, other = systems[first]["of"], systems[second]["of"]
-    both = sorted(one.keys() & other.keys())
-    if not both:
+    one, other, groups = _answered_by_both(systems[first], systems[second], dialogues)
+    if not len(groups):
         return [f"No winner: no question was answered for both {_cell(first)} and {_cell(second)}."]
-    difference, low, high = paired_bootstrap(
-        np.array([one[k] for k in both]),
-        np.array([other[k] for k in both]),
-        groups=_groups(both, dialogues),
-    )
+    difference, low, high = paired_bootstrap(one, other, groups=groups)
     shown = f"{difference:+.2f} [{low:+.2f}, {high:+.2f}] (paired bootstrap, 95 %)"
     if low > 0:
         return [f"{_cell(first)} is better than {_cell(second)}: {shown}."]
