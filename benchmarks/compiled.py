@@ -55,18 +55,16 @@ def main(argv: Sequence[str]) -> int:
     for name in names:
         if name not in ALL:
             raise UserError(f"--only={name}: there is no such case; there are {', '.join(ALL)}.")
-    golden, code = read(), 0
-    found = {}
+    golden = read()
+    found, sentences = {}, []
     for name in names:
         found[name] = measured(ALL[name])
-        code |= bool(broken(name, golden.get(name), found[name]))
+        sentences += broken(name, golden.get(name), found[name])
         if arguments.write:  # after each: they take minutes
-            golden[name] = entry(found[name], golden.get(name), raised=arguments.raised)
-            write(golden)
-    print("\n".join(changes({name: golden.get(name) for name in names}, found)))
-    for name in names:
-        print("\n".join(broken(name, golden.get(name), found[name])))
-    return int(code and not arguments.write)
+            kept = entry(found[name], golden.get(name), raised=arguments.raised)
+            write({**read(), name: kept})
+    print("\n".join([*changes(golden, found), *sentences]))
+    return int(bool(sentences) and not arguments.write)
 
 
 def measured(case: Case) -> dict[str, Any]:

@@ -64,6 +64,7 @@ def test_a_run_over_budget_ends_with_an_error_and_write_accepts_it(monkeypatch, 
     out = capsys.readouterr().out
     assert "rerank: flops 6,000 is over its budget of 5,250." in out
     assert compiled.main(["--only=rerank", "--write"]) == 0
+    assert "| rerank | flops | 5,000 | 6,000 | +20.0 % |" in capsys.readouterr().out
     assert compiled.read()["rerank"]["costs"]["flops"] == 6000.0
 
 
