@@ -42,11 +42,21 @@ def make_mesh(options: MeshOptions, devices: Sequence[jax.Device] | None = None)
     inner = (*_filled(within, len(slices[0]), f"devices{of_slice}").values(),)
     outer = (*_filled(over, len(slices), "slices").values(), 1)
     if len(slices) == 1:
-        return jax.make_mesh(inner, AXES, axis_types=(AxisType.Auto,) * 3, devices=devices)
-    placed = mesh_utils.create_hybrid_device_mesh(
-        inner, outer, devices, allow_split_physical_axes=True
-    )
+        placed = _placed(inner, devices)
+    else:
+        placed = mesh_utils.create_hybrid_device_mesh(
+            inner, outer, devices, allow_split_physical_axes=True
+        )
     return Mesh(np.asarray(placed), AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def _placed(shape: tuple[int, ...], devices: Sequence[jax.Device]) -> np.ndarray:
+    """Devices of one slice, neighbours on an axis being neighbours on the torus."""
+    try:
+        return mesh_utils.create_device_mesh(shape, devices)
+    except NotImplementedError:
+        # An axis takes a part of one of the torus, such as tensor=2 on 4x4x4: no ring then.
+        return mesh_utils.create_device_mesh(shape, devices, allow_split_physical_axes=True)
 
 
 def _by_slice(devices: Sequence[jax.Device]) -> list[list[jax.Device]]:

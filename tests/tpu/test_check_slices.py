@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -59,6 +60,17 @@ def test_neighbours_on_an_axis_are_first_those_of_one_slice():
     assert dict(across.shape) == {"data": 1, "fsdp": 8, "tensor": 1}
     with pytest.raises(UserError, match="does not match 2 slices"):
         make_mesh(MeshOptions(dcn_data=3), devices)
+
+
+@pytest.mark.parametrize("name", ["v3:4x4", "v4:2x2x4", "v5e:4x8", "v5p:4x4x4"])
+def test_an_axis_may_be_any_part_of_a_torus(name):
+    devices = slice_devices(name)
+    sizes = [2**k for k in range(len(devices).bit_length())]
+    for fsdp, tensor in itertools.product(sizes, sizes):
+        if fsdp * tensor <= len(devices):
+            mesh = make_mesh(MeshOptions(data=-1, fsdp=fsdp, tensor=tensor), devices)
+            assert (mesh.shape["fsdp"], mesh.shape["tensor"]) == (fsdp, tensor)
+            assert set(mesh.devices.flat) == set(devices)
 
 
 def test_what_the_compiler_has_no_room_for_is_refused_and_told_with_its_size():
