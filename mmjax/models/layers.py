@@ -225,12 +225,13 @@ def project(x: Float[Array, "*in"], kernel: Float[Array, "*k"], n_in: int) -> Fl
 
     The kernel's gradient is float32 also where x is bfloat16: it sums over all tokens.
     """
-    last = tuple(range(x.ndim - n_in, x.ndim))
-    return _dot(x, kernel.astype(x.dtype), last, tuple(range(n_in)))
+    return _project_forward(x, kernel, n_in)[0]
 
 
 def _project_forward(x: Array, kernel: Array, n_in: int) -> tuple[Array, tuple[Array, Array]]:
-    return project(x, kernel, n_in), (x, kernel)
+    # Not by `project`: the product has to be seen by what decides which products are kept (remat).
+    last = tuple(range(x.ndim - n_in, x.ndim))
+    return _dot(x, kernel.astype(x.dtype), last, tuple(range(n_in))), (x, kernel)
 
 
 def _project_backward(n_in: int, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:

@@ -132,6 +132,30 @@ def test_loop_and_memory_choices_leave_values_gradients_and_dropout_alone(change
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+def test_what_is_computed_again_is_everything_or_the_products_of_two_activations_or_nothing():
+    def products(remat):
+        config = dataclasses.replace(SMALL, remat=remat)
+        trained = jax.make_jaxpr(lambda params: training_gradient(params, *inputs(), config))
+        return _count(trained(initialised()).jaxpr)
+
+    none, dots, full = (products(remat) for remat in ("none", "dots", "full"))
+    # Scores and weighted values of each layer; with "full" also the six products with weights.
+    assert dots - none == 2 * SMALL.layers
+    assert full - dots == 6 * SMALL.layers
+
+
+def _count(jaxpr) -> int:
+    """Matrix products, those of a loop as often as it runs."""
+    found = 0
+    for equation in jaxpr.eqns:
+        times = equation.params["length"] if equation.primitive.name == "scan" else 1
+        inner = jax.tree.leaves(equation.params, is_leaf=lambda x: hasattr(x, "eqns"))
+        inner = [getattr(x, "jaxpr", x) for x in inner]
+        found += equation.primitive.name == "dot_general"
+        found += times * sum(_count(x) for x in inner if hasattr(x, "eqns"))
+    return found
+
+
 def test_dropout_acts_in_training_only_and_follows_its_key():
     params = initialised()
     ids, mask = inputs()
