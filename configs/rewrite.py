@@ -8,7 +8,7 @@
     configs/rewrite.py:copies=false                         writes every word anew
     configs/rewrite.py:model=unchanged                      the query itself, to compare with
 
-Rewrites copy nearly all that they say, so that a pointer-generator finds words in the dialogue.
+Rewrites copy nearly all that they say, so that spans of the dialogue may be copied as such.
 `init_from=run://DIR` starts from the weights of another run, such as one of configs/respond.py. A
 single key is changed with --config.SECTION.KEY=VALUE.
 """

@@ -13,7 +13,7 @@ from flax import linen as nn
 from jaxtyping import Array, Bool, Float, Int
 
 from mmjax.models.attention import causal, same_number
-from mmjax.models.copying import CopyCache, CopyHead
+from mmjax.models.copying import CopyCache, CopyHead, ReadTokens
 from mmjax.models.image_tower import ImageTowerConfig
 from mmjax.models.layers import Projection
 from mmjax.models.packed_rows import packed_mask, packed_numbers, packed_positions
@@ -102,7 +102,9 @@ class Decoder(nn.Module):
             ids, visible = batch["text"]["ids"], _read_tokens(batch)[:, None, :]
             if "dialogue" in batch:
                 visible = visible & packed_mask(batch["dialogue"]["ids"], batch["text"]["mask"])
-            losses = self.copying(hidden, losses, ids, labels, visible, _first_tokens(batch))
+            written = jnp.pad(batch["response"]["ids"][:, 1:] != 0, ((0, 0), (0, 1)))
+            first = _first_tokens(batch)
+            losses = self.copying(hidden, losses, ids, labels, visible, first, written)
         return {"losses": losses}
 
     def hidden(self, batch: Any, *, train: bool = False) -> Float[Array, "B L D"]:
@@ -141,8 +143,9 @@ class Decoder(nn.Module):
         logits = self.text.logits(last)
         if self.config.copies:
             keys = self.copying.keys(hidden, _first_tokens(batch))
-            cache = CopyCache(cache, keys, text["ids"], _read_tokens(batch))
-            logits = self._copied(cache, last, logits)
+            tokens = ReadTokens(keys, text["ids"], _read_tokens(batch))
+            copies = self.copying.begin(last, logits, tokens, branches)
+            cache, logits = CopyCache(cache, tokens, copies), copies.log_p
         return logits[:, 0], cache
 
     def step(self, cache: Any, ids: Int[Array, "B K"]) -> tuple[Float[Array, "B K V"], Any]:
@@ -150,12 +153,11 @@ class Decoder(nn.Module):
         if not self.config.copies:
             hidden, cache = self.text.step(cache, ids)
             return self.text.logits(hidden), cache
+        follows = cache.copies.after(ids, cache.tokens)
         hidden, decoder = self.text.step(cache.decoder, ids)
-        cache = dataclasses.replace(cache, decoder=decoder)
-        return self._copied(cache, hidden, self.text.logits(hidden)), cache
-
-    def _copied(self, cache: CopyCache, hidden: Array, logits: Array) -> Float[Array, "B K V"]:
-        return self.copying.log_p(hidden, logits, cache.keys, cache.ids, cache.visible)
+        logits = self.text.logits(hidden)
+        copies = self.copying.step(hidden, logits, cache.tokens, follows)
+        return copies.log_p, dataclasses.replace(cache, decoder=decoder, copies=copies)
 
     def _images(self, batch: Any, train: bool) -> dict[str, Array]:
         """The vectors of each row's images, and where they stand."""

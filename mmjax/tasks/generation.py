@@ -32,7 +32,7 @@ from mmjax.errors import UserError
 from mmjax.evaluators import Predict
 from mmjax.evaluators_generation import GenerationEvaluator
 from mmjax.losses.objective import LocalTerm, Objective
-from mmjax.losses.response import next_is_learned, response_loss
+from mmjax.losses.response import next_is_learned
 from mmjax.models.decoder import Decoder
 from mmjax.pretrained.exported import ModelFolder
 from mmjax.tasks.base import Predictor, Task
@@ -174,7 +174,7 @@ class GenerationTask(Task):
         return self._model.module(self._rows.tokenizer, self._rows.marks)
 
     def objective(self) -> Objective:
-        return Objective([LocalTerm(self.goal.name, response_loss)])
+        return Objective([LocalTerm(self.goal.name, self._model.loss)])
 
     def predictors(self) -> Mapping[str, Predictor]:
         """ "written": ids [B, T] of an answer to what is read; "log_p", [B, 2]: log-probability and

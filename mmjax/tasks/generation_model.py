@@ -14,6 +14,7 @@ from mmjax.config import limited, operational
 from mmjax.data.dialogue_marks import DialogueMarks
 from mmjax.data.tokenizers import Tokenizer
 from mmjax.errors import UserError
+from mmjax.losses.response import response_loss
 from mmjax.models.decoder import Decoder, DecoderConfig
 from mmjax.models.image_tower import ImageTowerConfig
 from mmjax.models.transformer import TransformerConfig
@@ -46,6 +47,8 @@ class ModelOptions:
       batch_norm: of the image tower, by the statistics of the whole batch or by the running ones.
       copies: words may also be copied from what was read (`mmjax.models.copying`).
       prefix_lm, loss_block: see `DecoderConfig`.
+      read_weight: of the words that are read in the loss, beside 1 of those that are written: 0:
+        learned is what people answered, and nothing else.
       dropout: everywhere in the transformer; None: as the preset.
       attention_dropout: of the attention's weights; None: as elsewhere.
       attention: "auto": by a fused kernel wherever the devices have one that computes the same,
@@ -65,6 +68,7 @@ class ModelOptions:
     batch_norm: Literal["global", "frozen"] = "frozen"
     copies: bool = False
     prefix_lm: bool = False
+    read_weight: float = limited(0.0, low=0)
     loss_block: int = operational(32, low=1)
     dropout: float | None = limited(None, low=0, high=1)
     attention_dropout: float | None = limited(None, low=0, high=1)
@@ -85,6 +89,12 @@ class GenerationModel:
         self.options, self.model = options, model
         self.weights = open_weights(model.weights)
         self.image_weights = open_weights(model.image_weights)
+        if model.prefix_lm and model.read_weight:
+            raise UserError(
+                f"config.model.read_weight={model.read_weight} has words learned from those before "
+                "them, and with config.model.prefix_lm=True those that are read are seen before: "
+                "set one of the two only."
+            )
         if model.image is None and model.image_weights is not None:
             raise UserError(
                 "config.model.image_weights names weights for a network that is not there: set "
@@ -94,6 +104,9 @@ class GenerationModel:
     def __getstate__(self) -> dict[str, Any]:
         """For processes that make examples: they need no weights."""
         return {**self.__dict__, "weights": None, "image_weights": None}
+
+    def loss(self, outputs: Any, batch: Any) -> tuple[jax.Array, jax.Array]:
+        return response_loss(outputs, batch, read_weight=self.model.read_weight)
 
     @property
     def sees(self) -> bool:

@@ -83,9 +83,14 @@ def test_pieces_become_the_same_text_in_the_exported_tokenizer(tmp_path):
         assert theirs.decode(ids.tolist()) == tokenizer.decode(ids)
 
 
-def test_what_copies_has_no_such_form(tmp_path):
+@pytest.mark.parametrize(
+    ("option", "what"),
+    [("copies", "copies what it reads"), ("prefix_lm", "reads in both directions")],
+)
+def test_what_reads_otherwise_than_gpt2_has_no_such_form(option, what, tmp_path):
     train_character_tokenizer(["你好"], 300, tmp_path)
-    task = response_task(ResponseOptions(**SIZES), ModelOptions(text="gpt2-tiny", copies=True))
+    model = ModelOptions(text="gpt2-tiny", **{option: True})
+    task = response_task(ResponseOptions(**SIZES), model)
     task.load(tmp_path)
-    with pytest.raises(UserError, match="a decoder that copies what it reads"):
+    with pytest.raises(UserError, match=f"a decoder that {what}"):
         task.exports({"params": {}}, {})

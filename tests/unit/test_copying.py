@@ -6,11 +6,12 @@ import functools
 import itertools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen as nn
 
-from mmjax.models.copying import CopyHead
+from mmjax.models.copying import CopyHead, ReadTokens
 from mmjax.models.decoder import Decoder, DecoderConfig
 from mmjax.models.presets import gpt2
 
@@ -57,47 +58,113 @@ def call(prefix, **given):
     return jax.jit(functools.partial(MODELS[prefix].apply, **given))
 
 
-def test_the_loss_is_that_of_words_and_copies_together():
+def test_every_way_to_copy_the_words_counts_as_likely_as_it_is():
+    """Against the sum over all of them: of each word, that it is new, or copied from some place."""
     rng = np.random.default_rng(0)
-    hidden = rng.normal(size=(1, 6, 8)).astype(np.float32)
-    ids, labels = np.array([[4, 5, 4, 6, 7, 8]]), np.array([[5, 4, 4, 9, 6, 0]])
-    logits = rng.normal(size=(1, 6, 10)).astype(np.float32)
-    read = np.array([[True, True, True, False, True, False]])
-    first = np.array([[True, False, False, True, False, False]])
+    # Two are read twice, and 5 2 4 in two ways; what is written follows at places 5 to 9.
+    ids = np.array([[4, 5, 4, 5, 2, 5, 4, 5, 2, 9]])
+    hidden = rng.normal(size=(1, 10, 8)).astype(np.float32)
+    logits = 2 * rng.normal(size=(1, 10, 10)).astype(np.float32)
+    read = np.array([[True, True, False, True, True, *[False] * 5]])
+    first = np.array([[False, True, *[False] * 8]])
+    labels = np.append(ids[:, 1:], [[0]], axis=1)
+    written = np.array([[*[False] * 4, *[True] * 5, False]])
+    word_p = np.asarray(jax.nn.softmax(logits), np.float64)
+    word_losses = -np.log(np.take_along_axis(word_p, labels[..., None], axis=-1)[..., 0])
     head = CopyHead(8)
-    word_losses = -np.take_along_axis(
-        np.asarray(jax.nn.log_softmax(logits)), labels[..., None], axis=-1
-    )[..., 0]
-    given = (hidden, word_losses, ids, labels, read[:, None, :], first)
+    given = (hidden, word_losses.astype(np.float32), ids, labels, read[:, None, :], first, written)
     made = nn.unbox(jax.jit(head.init)(jax.random.key(1), *given))
 
     @jax.jit
-    def compute(made):
-        keys = head.apply(made, hidden, first, method="keys")
-        log_p = head.apply(made, hidden, logits, keys, ids, read, method="log_p")
-        return head.apply(made, *given)[0], log_p
+    def whole(made):
+        return head.apply(made, *given)[0]
 
-    found, log_p = compute(made)
+    @jax.jit
+    def word_by_word(made):
+        tokens = ReadTokens(head.apply(made, hidden, first, method="keys"), ids, read)
+        at = hidden[:, 4:5], logits[:, 4:5]
+        copies, found = head.apply(made, *at, tokens, 1, method="begin"), []
+        for place in range(5, 9):
+            found.append(copies.log_p[0, 0])
+            follows = copies.after(ids[:, place : place + 1], tokens)
+            at = hidden[:, place : place + 1], logits[:, place : place + 1]
+            copies = head.apply(made, *at, tokens, follows, method="step")
+        return jnp.stack([*found, copies.log_p[0, 0]])
 
-    p = jax.tree.map(lambda x: np.asarray(x, np.float64), made)["params"]
-    x = hidden[0].astype(np.float64)
-    before = np.where(first[0][:, None], 0, np.roll(x, 1, axis=0))
-    keys = x @ p["own"]["kernel"] + p["own"]["bias"] + before @ p["before"]["kernel"]
-    scores = (x @ p["query"]["kernel"] + p["query"]["bias"]) @ keys.T / np.sqrt(8)
-    attention = np.exp(scores) * read
-    attention /= attention.sum(axis=1, keepdims=True)
-    gate = 1 / (1 + np.exp(-(x @ p["gate"]["kernel"] + p["gate"]["bias"])[:, 0]))
-    words = np.exp(logits[0].astype(np.float64))
-    words /= words.sum(axis=1, keepdims=True)
-    want = np.zeros((6, 10))
-    for place in range(6):
-        want[place] = gate[place] * words[place]
-        for j in range(6):
-            want[place, ids[0, j]] += (1 - gate[place]) * attention[place, j]
+    likely = _chain(made["params"], hidden[0], word_p[0], ids[0], read[0], first[0])
+    want = np.zeros((5, 10))
+    for count in range(5):
+        before = likely(ids[0, 5 : 5 + count])
+        for word in range(10):
+            want[count, word] = likely([*ids[0, 5 : 5 + count], word]) / before
     np.testing.assert_allclose(want.sum(axis=1), 1)
-    np.testing.assert_allclose(found, -np.log(want[np.arange(6), labels[0]]), rtol=1e-4)
+    np.testing.assert_allclose(np.exp(word_by_word(made)), want, rtol=1e-4, atol=1e-7)
+    found = whole(made)
+    np.testing.assert_allclose(
+        found[4:9], -np.log(want[np.arange(5), labels[0, 4:9]]), rtol=1e-4, atol=1e-6
+    )
+    # What is only read is not copied, and its loss that of words.
+    np.testing.assert_allclose(found[:4], word_losses[0, :4], rtol=1e-6)
 
-    np.testing.assert_allclose(np.exp(log_p[0]), want, rtol=1e-4, atol=1e-7)
+
+def _chain(p, hidden, word_p, ids, read, first):
+    """(words written from place 5 on) -> their probability, float64."""
+    p = jax.tree.map(lambda x: np.asarray(x, np.float64), p)
+    x = hidden.astype(np.float64)
+
+    def linear(name):
+        return x @ p[name]["kernel"] + p[name]["bias"]
+
+    before = np.where(first[:, None], 0, np.roll(x, 1, axis=0))
+    before[0] = 0
+    keys = linear("own") + before @ p["before"]["kernel"]
+    attention = np.exp(linear("query") @ keys.T / np.sqrt(8)) * read
+    attention /= attention.sum(axis=1, keepdims=True)
+    g = 1 / (1 + np.exp(-linear("gate")[:, 0]))
+    c = 1 / (1 + np.exp(-(linear("query_on") @ keys.T / np.sqrt(8) + linear("gate_on")))) * read
+
+    def likely(words):
+        total, places = 0.0, np.flatnonzero(read)
+        for path in itertools.product([None, *places], repeat=len(words)):
+            p, was = 1.0, None
+            for at, (word, place) in enumerate(zip(words, path, strict=True), 4):
+                on = c[at, was + 1] if was is not None else 0.0
+                if place is None:
+                    p *= (1 - on) * g[at] * word_p[at, word]
+                else:
+                    anew = (1 - on) * (1 - g[at]) * attention[at, place]
+                    p *= (anew + on * (was is not None and place == was + 1)) * (ids[place] == word)
+                was = place
+            total += p
+        return total
+
+    return likely
+
+
+def test_losses_and_gradients_are_finite_where_nothing_can_be_copied_or_all_is_certain():
+    head = CopyHead(4)
+    rng = np.random.default_rng(2)
+    hidden = rng.normal(size=(2, 6, 4)).astype(np.float32)
+    ids = np.array([[4, 5, 4, 5, 4, 5]] * 2)
+    labels, first = np.roll(ids, -1, axis=1), np.zeros((2, 6), bool)
+    read = np.array([[True, True, *[False] * 4], [False] * 6])
+    written = np.array([[False, *[True] * 4, False]] * 2)
+    words = np.array([[1.0, 200.0, 1e30, np.inf, 3.0, 0.0]] * 2, np.float32)
+    words[1] = 3.0
+    given = (hidden, words, ids, labels, read[:, None, :], first, written)
+    made = nn.unbox(head.init(jax.random.key(0), *given))
+
+    @jax.jit
+    def learn(made):
+        def total(made):
+            return jnp.where(written, head.apply(made, *given), 0).sum()
+
+        return jax.value_and_grad(total)(made)
+
+    for scale in (1.0, 1e3, -1e3, 1e6):
+        loss, gradient = learn(jax.tree.map(lambda x, scale=scale: scale * x, made))
+        assert np.isfinite(loss)
+        assert all(np.isfinite(x).all() for x in jax.tree.leaves(gradient))
 
 
 @pytest.mark.parametrize("prefix", [False, True])

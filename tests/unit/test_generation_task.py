@@ -327,6 +327,11 @@ def test_sizes_that_cannot_be_are_named(vocabulary, options, message):
         task_of(vocabulary, **options).module()
 
 
+def test_what_is_seen_before_it_is_read_cannot_be_learned(vocabulary):
+    with pytest.raises(UserError, match=r"read_weight=0\.5 .*prefix_lm=True .* one of the two"):
+        task_of(vocabulary, model={"prefix_lm": True, "read_weight": 0.5})
+
+
 # Learning and judging
 
 
@@ -444,7 +449,7 @@ def test_the_evaluator_s_figures_are_the_metric_s_of_the_texts(vocabulary):
 
 
 def test_packed_examples_are_learned_as_alone_with_their_images(vocabulary):
-    seen = {"image": "resnet-tiny", "copies": True}
+    seen = {"image": "resnet-tiny", "copies": True, "read_weight": 0.5}
     known = {"knowledge": True, "knowledge_max_length": 3}
     task = task_of(vocabulary, model=seen, image=ImageOptions(size=32), max_length=16, **known)
     others = Dialogue("o", (Turn(0, "货", (photo("r"),)), Turn(1, "你好")))
@@ -467,7 +472,7 @@ def test_packed_examples_are_learned_as_alone_with_their_images(vocabulary):
 
     @jax.jit
     def loss(batch):
-        return response_loss(module.apply(variables, batch, train=False), batch)
+        return task.objective()(module.apply(variables, batch, train=False), batch)[0]
 
     np.testing.assert_allclose(loss(packed), loss(batch), rtol=1e-4)
 

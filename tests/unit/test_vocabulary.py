@@ -65,7 +65,7 @@ def test_no_more_logits_exist_than_those_of_a_block():
     assert ours < 5 * all_logits * block / L
 
 
-def test_only_the_responses_tokens_count_and_no_dialogues_first():
+def test_only_the_responses_tokens_count_or_those_read_too_and_no_dialogues_first():
     losses = np.random.default_rng(1).random((2, 10))  # of token l + 1 at place l
     losses[0, 6] = np.inf
     response = np.zeros((2, 10), int)
@@ -83,4 +83,17 @@ def test_only_the_responses_tokens_count_and_no_dialogues_first():
     learned = [(0, 3, 1.0), (0, 5, 1.0), (0, 8, 1.0), (1, 6, 0.5)]
     assert weight == sum(w for *_, w in learned)
     expected = sum(w * losses[b, at - 1] for b, at, w in learned)
+    np.testing.assert_allclose(total, expected, rtol=1e-5)
+
+    # With what is read: neither padding nor images, and no dialogue's first either.
+    losses[0, 6] = 1.0
+    batch["text"] = {"mask": mask}
+    image_at = np.zeros((2, 10), int)
+    image_at[0, 1] = 1
+    batch["image_at"] = {"ids": image_at, "mask": mask}
+    total, weight = response_loss({"losses": losses}, batch, read_weight=0.25)
+    read = [(0, 2), (0, 6), (0, 7), (0, 9), (1, 1), (1, 2), (1, 3), (1, 4)]
+    counted = [*learned, *((b, at, 0.25 * batch["weight"][b]) for b, at in read)]
+    np.testing.assert_allclose(weight, sum(w for *_, w in counted), rtol=1e-6)
+    expected = sum(w * losses[b, at - 1] for b, at, w in counted)
     np.testing.assert_allclose(total, expected, rtol=1e-5)
