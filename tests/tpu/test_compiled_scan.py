@@ -121,5 +121,5 @@ def test_scores_of_a_whole_batch_at_once_would_be_found():
     with jax.set_mesh(mesh):
         arrays = (array(jnp.float32, B, n, 128) for n in (W, R))
         masks = (array(bool, B, n) for n in (W, R))
-        compiled = jax.jit(jax.grad(total, (0, 1))).lower(*arrays, *masks).compile()
+        compiled = jax.jit(total).lower(*arrays, *masks).compile()
     assert pairs_held(compiled.as_text()) >= B * B // CORES

@@ -6,6 +6,7 @@ import ast
 import importlib
 import json
 import shlex
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +16,7 @@ from mmjax.config import to_dict
 from mmjax.errors import UserError
 from mmjax.figures import FIGURES
 from mmjax.published.tables import PublishedRow, load_table, table_names
+from mmjax.results import read_results
 
 RETRIEVAL, INTENT = load_table("photochat_retrieval"), load_table("photochat_intent")
 
@@ -238,6 +240,14 @@ def test_a_table_tells_model_loss_encoders_and_commands_of_every_row():
         assert ("GRU" in text) == (row.match["model.text"] == "gru") and photo
         for key, words in (("resnet-50", "ResNet-50 "), ("resnet-152", "ResNet-152 ")):
             assert (row.match.get("model.image") == key) == (words in row.encoders)
+
+
+def test_results_kept_here_are_in_the_rows_that_they_are_of():
+    results = read_results([str(Path(__file__).parents[2] / "results")])
+    home = [r for r in results if r.dataset["name"] == RETRIEVAL.dataset]
+    found = {r.label: measured_by(RETRIEVAL, r.config, r.parents) for r in home}
+    assert found.pop("BM25") == ["bm25"] and found  # MiniLM is in no row of the paper
+    assert not any(found.values())
 
 
 def listed(capsys, *arguments):
