@@ -174,6 +174,38 @@ def test_a_run_that_was_asked_to_stop_is_not_started_again(world, launched):
     assert len(world.calls_of("worker.py start")) == 1
 
 
+@pytest.mark.parametrize(
+    ("first", "others", "expected"),
+    [
+        (("exited", 75), ("exited", 69), 75),
+        (("exited", 0), ("lost", None), 75),
+        (("lost", None), ("lost", None), 75),
+        (("exited", 75), ("exited", 137), 137),  # that one had to be killed
+    ],
+    ids=["a peer lost", "one lost", "all lost", "killed"],
+)
+def test_a_run_that_was_asked_to_stop_is_not_started_again_however_it_ended(
+    world, launched, first, others, expected
+):
+    mixed = workers(*first, stopped=True, count=1) + workers(*others, count=HOSTS - 1)
+    world.answer(r"worker\.py status", mixed)
+    code, _, _ = launched(tpu_vm, train("--relaunches=9"))
+    assert code == expected
+    assert len(world.calls_of("worker.py start")) == 1
+    assert world.machines == {}
+
+
+def test_a_run_that_was_asked_to_stop_is_not_started_again_where_workers_hang(
+    world, launched, monkeypatch
+):
+    monkeypatch.setattr(watching, "LOOKS_AFTER_END", 1)
+    mixed = workers("lost", stopped=True, count=1) + workers("running", count=HOSTS - 1)
+    world.answer(r"worker\.py status", mixed, times=2)
+    code, _, said = launched(tpu_vm, train("--relaunches=9"))
+    assert (code, "others hang: all are stopped" in said) == (75, True)
+    assert len(world.calls_of("worker.py start")) == 1
+
+
 def test_no_capacity_for_the_replacement_is_tried_again_too(world, launched):
     world.answer(" create ", machines={"scan": "READY"})
     world.answer(" create ", code=1)
