@@ -98,6 +98,22 @@ class Commands:
             )
         return done.stdout
 
+    def delete_or_say_how(self, deletion: Sequence[str], left: str) -> None:
+        """Runs a deletion in a clean-up, which goes on whatever comes of it.
+
+        Args:
+          left: what is left where it fails: "NAME MAY STILL COST MONEY".
+        """
+        try:
+            self.run(deletion)
+        except (UserError, KeyboardInterrupt) as error:
+            self.say_how(deletion, left, error)
+
+    def say_how(self, deletion: Sequence[str], left: str, error: BaseException) -> None:
+        """Says what is left after an error in a deletion, and how to end it by hand."""
+        self.say(str(error) or "interrupted")
+        self.say(f"{left}. Delete it: {shlex.join(deletion)}")
+
     def sleep(self, seconds: float) -> None:
         """Waits; a dry run does not."""
         if not self.dry_run:

@@ -144,9 +144,8 @@ class TpuVm:
                     self.commands.run(self._deletion())
                     return
         except (UserError, KeyboardInterrupt) as error:
-            command = shlex.join(self._deletion())
-            self.commands.say(f"{error or 'interrupted'}")
-            self.commands.say(f"{self.job.name} MAY STILL COST MONEY. Delete it: {command}")
+            left = f"{self.job.name} MAY STILL COST MONEY"
+            self.commands.say_how(self._deletion(), left, error)
 
     def _deletion(self) -> list[str]:
         return [*self._gcloud(self.group, "delete", self.job.name), "--quiet"]
