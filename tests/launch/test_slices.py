@@ -355,6 +355,26 @@ def test_ctrl_c_leaves_nothing_behind(world, launched, monkeypatch, where):
     assert bool(world.calls_of("worker.py stop")) == (where == "follow")
 
 
+@pytest.mark.parametrize("behind", [1, 99], ids=["found late", "never found"])
+def test_ctrl_c_does_not_believe_a_list_that_is_behind(world, launched, monkeypatch, behind):
+    slept = []
+
+    def interrupt_once(self, seconds):
+        slept.append(seconds)
+        if len(slept) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Commands, "sleep", interrupt_once)
+    world.answer(" list ", "[]", times=1 + behind)  # before it is created, and after Ctrl-C
+    code, _, said = launched(tpu_vm, train())
+    assert code == 130
+    if behind == 1:
+        assert world.machines == {}
+    else:
+        assert "scan was not found in 3 looks, so nothing was deleted" in said
+        assert "turns up later: gcloud compute tpus tpu-vm list" in said
+
+
 def test_a_run_is_saved_and_its_machine_deleted_where_nobody_reads_about_it(
     world, launched, monkeypatch, dead_output
 ):
