@@ -26,11 +26,15 @@ INSTALL = {
 
 
 class CommandError(UserError):
-    """A program ended with another exit code than 0."""
+    """A program ended with another exit code than 0.
 
-    def __init__(self, message: str, code: int):
+    Attributes:
+      complaint: all that it wrote to stderr, where it was asked and not only run.
+    """
+
+    def __init__(self, message: str, code: int, complaint: str = ""):
         super().__init__(message)
-        self.code = code
+        self.code, self.complaint = code, complaint
 
 
 class Commands:
@@ -67,7 +71,7 @@ class Commands:
             )
 
     def ask(self, argv: Sequence[str], assume: str = "") -> str:
-        """What a program prints. Raises CommandError with the last line of its complaint.
+        """What a program prints. Raises CommandError with its complaint, last line in the message.
 
         Args:
           assume: the answer in a dry run.
@@ -95,6 +99,7 @@ class Commands:
             raise CommandError(
                 f"`{shlex.join(argv)}` failed with exit code {done.returncode}: {reason}",
                 done.returncode,
+                done.stderr,
             )
         return done.stdout
 

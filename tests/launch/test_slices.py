@@ -236,6 +236,38 @@ def test_workers_that_never_boot_are_given_up_and_deleted(world, launched):
     assert world.machines == {}
 
 
+@pytest.mark.parametrize(
+    "complaint",
+    [
+        "ERROR: (gcloud.compute.tpus.tpu-vm.ssh) PERMISSION_DENIED: Permission 'tpu.nodes.get' "
+        "denied\n- '@type': type.googleapis.com/google.rpc.ErrorInfo\n",
+        "ERROR: There was a problem refreshing your current auth tokens: Reauthentication failed. "
+        "cannot prompt during non-interactive execution.\nPlease run:\n\n  $ gcloud auth login\n",
+    ],
+    ids=["no right", "log in again"],
+)
+def test_what_google_refuses_is_told_at_once_and_whole(world, launched, complaint):
+    world.answer("mkdir", code=1, err=complaint, times=99)
+    code, _, said = launched(tpu_vm, train())
+    assert (code, len(world.calls_of("mkdir")), world.slept) == (2, 1, [])
+    assert complaint.strip() in said
+    assert "`gcloud auth login`, or ask for a role" in said.splitlines()[-1]
+    assert world.machines == {}
+
+
+@pytest.mark.parametrize("looks", [slices.KEY_LOOKS - 1, 99], ids=["new", "wrong"])
+def test_a_key_that_is_refused_gets_a_minute_to_become_known(world, launched, looks):
+    complaint = "me@192.0.2.1: Permission denied (publickey).\nERROR: return code [255].\n"
+    world.answer("mkdir", code=255, err=complaint, times=looks)
+    tell_status(world, "exited", 0)
+    code, _, said = launched(tpu_vm, train())
+    assert code == (0 if looks < slices.KEY_LOOKS else 2)
+    assert ("`ssh-add ~/.ssh/google_compute_engine`" in said) == (code == 2)
+    assert len(world.calls_of("mkdir")) == slices.KEY_LOOKS
+    assert said.count("Permission denied (publickey)") == 1
+    assert world.machines == {}
+
+
 def test_a_machine_that_is_taken_away_while_it_boots_is_replaced(world, launched):
     world.answer("mkdir", code=255, machines={"scan": "PREEMPTED"})
     tell_status(world, "exited", 0)
