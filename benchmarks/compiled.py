@@ -7,9 +7,10 @@
     python -m benchmarks.compiled --update=benchmarks/README.md   # puts the golden costs there,
                                                       # and what each saving does by itself
 
-Costs are of one training step on one device, known exactly without a device (`mmjax.check`). The
-exit code is 1 where a cost is over its budget, or further from the golden one than `TOLERANCE`:
-XLA's passes change from version to version.
+Costs are of one training step on one device, known exactly without a device (`mmjax.check`); of a
+config also the bytes that evaluation holds, beside the training state. The exit code is 1 where a
+cost is over its budget, or further from the golden one than `TOLERANCE`: XLA's passes change from
+version to version.
 """
 
 from __future__ import annotations
@@ -32,8 +33,10 @@ from mmjax.report import update_document
 ALL: dict[str, Case] = {**CASES, **SIZES}
 TOLERANCE = 0.05
 ROOM = 1.05  # of a new budget above what was measured
-COLUMNS = ("all", "parameters", "optimiser", "temporaries", "GFLOP", "moved", "sent", "fits")
-BUDGETED = ("bytes", "flops", "bytes_sent")
+COLUMNS = (
+    "all", "parameters", "optimiser", "temporaries", "evaluation", "GFLOP", "moved", "sent", "fits"
+)  # fmt: skip
+BUDGETED = ("bytes", "evaluation", "flops", "bytes_sent")
 
 Costs = dict[str, float]
 
@@ -68,15 +71,16 @@ def main(argv: Sequence[str]) -> int:
 
 
 def measured(case: Case) -> dict[str, Any]:
-    """Compiles the training step of a case and gives what the golden file keeps of it."""
+    """Compiles a case and gives what the golden file keeps of it."""
     config = case.values()
     name = case.slice or config["mesh"]["slice"]
-    found = measure(open_subject(config), slice_devices(name), slice=name, evaluation=False)
+    devices, whole = slice_devices(name), case in CASES.values()
+    found = measure(open_subject(config), devices, slice=name, evaluation=whole)
     return {"command": case.command(), "slice": name, "costs": costs(found), "fits": found.fits}
 
 
 def costs(found: Measured) -> Costs:
-    """Of a training step on one device."""
+    """Of a training step on one device, and the most that a step of evaluation holds there."""
     memory, work = found.train.memory, found.train.costs
     held = {
         "bytes": memory.total,
@@ -84,6 +88,8 @@ def costs(found: Measured) -> Costs:
         "optimiser": memory.optimiser,
         "temporaries": memory.temporaries,
     }
+    if found.evaluation:
+        held["evaluation"] = max(step.memory.total for step in found.evaluation.values())
     if work is None:
         return held
     sent = {f"{kind} bytes": traffic.bytes for kind, traffic in work.collectives.items()}
@@ -159,7 +165,8 @@ def _cells(kept: Mapping[str, Any]) -> tuple[str, ...]:
     if "flops" in costs:
         sent = gib(costs["bytes_sent"])
         work = (f"{costs['flops'] / 1e9:,.0f}", gib(costs["bytes_moved"]), sent)
-    held = (gib(costs[key]) for key in ("bytes", "parameters", "optimiser", "temporaries"))
+    held = ("bytes", "parameters", "optimiser", "temporaries", "evaluation")
+    held = (gib(costs[key]) if key in costs else "" for key in held)
     return (*held, *work, {True: "yes", False: "no", None: "?"}[kept["fits"]])
 
 

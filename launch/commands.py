@@ -26,11 +26,15 @@ INSTALL = {
 
 
 class CommandError(UserError):
-    """A program ended with another exit code than 0."""
+    """A program ended with another exit code than 0.
 
-    def __init__(self, message: str, code: int):
+    Attributes:
+      complaint: all that it wrote to stderr, where it was asked and not only run.
+    """
+
+    def __init__(self, message: str, code: int, complaint: str = ""):
         super().__init__(message)
-        self.code = code
+        self.code, self.complaint = code, complaint
 
 
 class Commands:
@@ -67,7 +71,7 @@ class Commands:
             )
 
     def ask(self, argv: Sequence[str], assume: str = "") -> str:
-        """What a program prints. Raises CommandError with the last line of its complaint.
+        """What a program prints. Raises CommandError with its complaint, last line in the message.
 
         Args:
           assume: the answer in a dry run.
@@ -95,8 +99,25 @@ class Commands:
             raise CommandError(
                 f"`{shlex.join(argv)}` failed with exit code {done.returncode}: {reason}",
                 done.returncode,
+                done.stderr,
             )
         return done.stdout
+
+    def delete_or_say_how(self, deletion: Sequence[str], left: str) -> None:
+        """Runs a deletion in a clean-up, which goes on whatever comes of it.
+
+        Args:
+          left: what is left where it fails: "NAME MAY STILL COST MONEY".
+        """
+        try:
+            self.run(deletion)
+        except (UserError, KeyboardInterrupt) as error:
+            self.say_how(deletion, left, error)
+
+    def say_how(self, deletion: Sequence[str], left: str, error: BaseException) -> None:
+        """Says what is left after an error in a deletion, and how to end it by hand."""
+        self.say(str(error) or "interrupted")
+        self.say(f"{left}. Delete it: {shlex.join(deletion)}")
 
     def sleep(self, seconds: float) -> None:
         """Waits; a dry run does not."""

@@ -77,8 +77,16 @@ def _check_context(job: Job, commands: Commands) -> None:
 
 
 def _run(job: Job, commands: Commands, wanted: dict[str, Any]) -> int:
-    """Applies the JobSet, or continues one that was stopped, and waits for its end."""
+    """Applies the JobSet, or continues one that was stopped, and waits for its end.
+
+    One that has ended makes room: its run goes on from what it has saved.
+    """
     found = _found(job, commands)
+    if found is not None and (ended := found.get("status", {}).get("terminalState")):
+        commands.say(f"{job.name} has ended ({ended}): it is deleted, with its logs, and run anew")
+        # What it is made of has the same names: it must be gone first.
+        _delete(job, commands, "--cascade=foreground")
+        found = None
     if found is not None and kueue.stopped(found):
         if _what_runs(found) != _what_runs(wanted):
             raise UserError(
@@ -120,7 +128,9 @@ def _apply(job: Job, commands: Commands, wanted: dict[str, Any]) -> None:
             _own_secret(job, commands)
     except (CommandError, KeyboardInterrupt):
         commands.say("it could not be started; deleting what is left of it")
-        _delete(job, commands)
+        jobset_, secret = _deletions(job)
+        commands.delete_or_say_how(jobset_, f"the JobSet {job.name} MAY STILL COST MONEY")
+        commands.delete_or_say_how(secret, f"the Secret {jobset.secret_name(job)} may still exist")
         raise
 
 
@@ -169,10 +179,25 @@ def _follow(job: Job, commands: Commands) -> int:
             return PREEMPTED
 
 
-def _delete(job: Job, commands: Commands) -> None:
-    """Deletes the JobSet and its secret; what is not there is no error."""
-    for kind, name in (("jobset", job.name), ("secret", jobset.secret_name(job))):
-        commands.run(_kubectl(job, "delete", kind, name, "--ignore-not-found"))
+def _delete(job: Job, commands: Commands, *more: str) -> None:
+    """Deletes the JobSet and its secret; what is not there is no error.
+
+    Raises CommandError, that of the first deletion that failed, once both were tried.
+    """
+    errors = []
+    for deletion in _deletions(job, *more):
+        try:
+            commands.run(deletion)
+        except CommandError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def _deletions(job: Job, *more: str) -> list[list[str]]:
+    """Of the JobSet, and of its secret."""
+    both = (("jobset", job.name), ("secret", jobset.secret_name(job)))
+    return [_kubectl(job, "delete", *what, "--ignore-not-found", *more) for what in both]
 
 
 def _found(job: Job, commands: Commands, assume: str = "") -> dict[str, Any] | None:

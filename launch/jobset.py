@@ -21,7 +21,7 @@ from mmjax.errors import UserError
 GRACE_SECONDS = 300
 # A finished JobSet and its log are kept so long.
 KEPT_SECONDS = 7 * 24 * 3600
-# Port of JAX's coordinator, and of TensorFlow's runtime in libtpu.
+# Ports of the runtime in libtpu, by which the hosts of a slice talk, and of JAX's coordinator.
 PORTS = (8471, 8482)
 KIND = {"apiVersion": "jobset.x-k8s.io/v1alpha2", "kind": "JobSet"}
 # A bug, bad input, something that does not fit, Ctrl-C: the same would happen again.

@@ -18,7 +18,7 @@ from pathlib import Path
 from launch.arguments import Job, guarded, parse
 from launch.commands import Commands
 from launch.env_file import read_env_file
-from launch.exit_codes import PREEMPTED, combined
+from launch.exit_codes import AGAIN, combined
 from launch.processes import Group
 from launch.relaunch import Stopped, supervise
 from mmjax.errors import UserError
@@ -59,7 +59,7 @@ def main(argv: Sequence[str], dev: Path = Path("/dev")) -> int:
             return 0
         group = Group()
         code = combined(group.run([(command, {**os.environ, **secrets, **e}) for e in own]))
-        if code == PREEMPTED and group.signalled:
+        if code in AGAIN and group.signalled:
             raise Stopped
         return code
 

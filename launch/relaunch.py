@@ -22,7 +22,7 @@ _REASONS = {
 
 
 class Stopped(Exception):  # noqa: N818 - no error, an outcome
-    """The run has saved its state because somebody asked it to stop: it is not started again."""
+    """The run ended because somebody asked it to stop: it is not started again."""
 
 
 def supervise(attempt: Callable[[], int | None], relaunches: int, commands: Commands) -> int:
@@ -36,7 +36,7 @@ def supervise(attempt: Callable[[], int | None], relaunches: int, commands: Comm
         try:
             code = attempt()
         except Stopped:
-            commands.say("stopped as asked, with its state saved: the same command continues it")
+            commands.say("stopped as asked: the same command continues it from what it has saved")
             return PREEMPTED
         if code not in (*AGAIN, VANISHED):
             return code

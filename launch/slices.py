@@ -7,6 +7,7 @@ laptop harms nothing: the launcher looks at it every half minute.
 from __future__ import annotations
 
 import contextlib
+import re
 import signal
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,8 +25,16 @@ if TYPE_CHECKING:
 
 VERBS = ("train", "create", "setup", "run", "logs", "status", "stop", "delete")
 
-# Workers that still boot refuse ssh for a minute or two.
+# Workers that still boot refuse ssh for a minute or two, and a new key until they have heard of it.
 BOOT_LOOKS, BOOT_SECONDS = 20, 15
+KEY_LOOKS = 4
+_KEY_REFUSED = re.compile(r"Permission denied \(publickey")
+# What Google's API says to who may not, or has to log in again: waiting does not help.
+_API_REFUSES = re.compile(
+    r"PERMISSION_DENIED|UNAUTHENTICATED|Required '[\w.]+' permission|invalid_grant|"
+    r"refreshing your current auth|reauthentication|active account selected",
+    re.IGNORECASE,
+)
 # A name can be used again once what had it is gone from the list.
 DELETION_LOOKS, DELETION_SECONDS = 40, 15
 
@@ -191,17 +200,37 @@ def _setup(machine: TpuVm, job: Job, commands: Commands, code: code_lib.Code) ->
 
 
 def _run_once_booted(machine: TpuVm, commands: Commands, command: Sequence[str]) -> None:
-    """Runs the first command on new workers, again until they answer or the machine is gone."""
-    for _ in range(BOOT_LOOKS):
+    """Runs the first command on new workers, again while they may still boot.
+
+    Raises CommandError where the machine is gone, where waiting does not help, and in the end.
+    """
+    told, keys_refused = None, 0
+    for look in range(BOOT_LOOKS + 1):
         try:
-            commands.run(command)
+            commands.ask(command)
             return
-        except CommandError:
-            if is_there(machine) is False:
+        except CommandError as error:
+            if error.complaint != told:
+                told = error.complaint
+                commands.say(told.strip() or f"{error}")
+            keys_refused += bool(_KEY_REFUSED.search(told))
+            if _API_REFUSES.search(told):
+                raise CommandError(
+                    "Google refuses it, as told above: `gcloud auth login`, or ask for a role that "
+                    "may do it, such as roles/tpu.admin.",
+                    error.code,
+                ) from error
+            if keys_refused == KEY_LOOKS:
+                raise CommandError(
+                    "the workers refuse the ssh key, as told above: `ssh-add "
+                    "~/.ssh/google_compute_engine`; where the project has OS Login, also ask for "
+                    "roles/compute.osAdminLogin.",
+                    error.code,
+                ) from error
+            if look == BOOT_LOOKS or is_there(machine) is False:
                 raise
         commands.say(f"the workers do not answer: they may still boot; again in {BOOT_SECONDS} s")
         commands.sleep(BOOT_SECONDS)
-    commands.run(command)
 
 
 def _status(machine: TpuVm, commands: Commands) -> None:

@@ -13,6 +13,7 @@ for the target; those behind `--` are for every run.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import queue
 import shlex
@@ -56,6 +57,7 @@ def main(argv: Sequence[str]) -> int:
         raise UserError(f"--jobs={given.jobs} must be at least 1.")
     if given.target == "here" and rest:
         raise UserError(f"{rest[0]} is not known here, and --target=here takes nothing more.")
+    _check_mode(argv[cut + 1 :])
     sweep, commands = read_sweep(given.sweep), Commands(given.dry_run)
     # A dry run asks no bucket.
     known = not (given.dry_run and "://" in given.workdir)
@@ -137,6 +139,18 @@ def _command(
         return [sys.executable, "-m", "mmjax.main", *arguments, workdir]
     own = [f"--name={given.name}-{number}", workdir, *rest, "--", *arguments]
     return [sys.executable, "-m", f"launch.{given.target}", TARGETS[given.target], *own]
+
+
+def _check_mode(arguments: Sequence[str]) -> None:
+    """Raises UserError for runs that train nothing: they would never be finished."""
+    for argument, following in itertools.pairwise([*arguments, ""]):
+        flag, given, value = argument.partition("=")
+        mode = value if given else following
+        if flag in ("--mode", "-mode") and mode != "train":
+            raise UserError(
+                f"--mode={mode}: a sweep trains its variants, and is done where each has left a "
+                "result.json; `python -m mmjax.main` does this for one of them."
+            )
 
 
 def _finished(workdir: str, name: str) -> bool:

@@ -20,7 +20,7 @@ from launch.arguments import Job, guarded, parse
 from launch.commands import CommandError, Commands
 from mmjax.errors import UserError
 
-# Looks for what a failed creation has left: the list is not always up to date at once.
+# Looks for what has just been created, whole or in part: the list is not always up to date at once.
 LOOKS, LOOK_SECONDS = 3, 10
 
 
@@ -62,9 +62,7 @@ class TpuVm:
         Args:
           assume: the answer in a dry run.
         """
-        told = self.commands.ask(
-            self._gcloud(self.group, "list", "--format=json(name,state)"), assume="[]"
-        )
+        told = self.commands.ask(self._listed(), assume="[]")
         if self.commands.dry_run:
             return assume
         try:
@@ -132,21 +130,30 @@ class TpuVm:
             self.commands.say(f"--keep: {self.job.name} may exist and cost money")
             return
         self.commands.say("the creation failed; deleting what is left of it")
-        self.delete_or_say_how(looks=LOOKS)
+        self.delete_or_say_how()
 
-    def delete_or_say_how(self, looks: int = 1) -> None:
-        """Deletes the machine; if that fails, says what still costs money and how to end it."""
+    def delete_or_say_how(self) -> None:
+        """Deletes a machine that may have been created a moment ago.
+
+        If that fails, says what still costs money and how to end it; also where none is found.
+        """
         try:
-            for look in range(looks):
+            for look in range(LOOKS):
                 if look:
                     self.commands.sleep(LOOK_SECONDS)
                 if self.state(assume="READY") is not None:
                     self.commands.run(self._deletion())
                     return
+            self.commands.say(
+                f"{self.job.name} was not found in {LOOKS} looks, so nothing was deleted; whether "
+                f"it turns up later: {shlex.join(self._listed())}"
+            )
         except (UserError, KeyboardInterrupt) as error:
-            command = shlex.join(self._deletion())
-            self.commands.say(f"{error or 'interrupted'}")
-            self.commands.say(f"{self.job.name} MAY STILL COST MONEY. Delete it: {command}")
+            left = f"{self.job.name} MAY STILL COST MONEY"
+            self.commands.say_how(self._deletion(), left, error)
+
+    def _listed(self) -> list[str]:
+        return self._gcloud(self.group, "list", "--format=json(name,state)")
 
     def _deletion(self) -> list[str]:
         return [*self._gcloud(self.group, "delete", self.job.name), "--quiet"]

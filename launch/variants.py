@@ -13,7 +13,7 @@ import dataclasses
 import importlib.util
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,10 @@ def read_sweep(text: str) -> Sweep:
 def _call_sweep(path: Path) -> Any:
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"--sweep={path} is not Python that can be read ({error}).") from error
     if not hasattr(module, "sweep"):
         raise UserError(f"--sweep={path}: the config file has no function sweep().")
     return module.sweep()
@@ -66,6 +69,11 @@ def _call_sweep(path: Path) -> Any:
 
 def _named(variants: Any, config: str, file: str) -> dict[str, list[str]]:
     """Complete arguments by name."""
+    if isinstance(variants, str) or not isinstance(variants, Iterable):
+        raise UserError(
+            f"{file}: the variants are {variants!r}, but must be a mapping from names to "
+            "--config... arguments, or a list of mappings from config keys to values."
+        )
     if not isinstance(variants, Mapping):
         variants = {_name_of(keys, file): _overrides(keys) for keys in variants}
     found = {}
@@ -74,7 +82,7 @@ def _named(variants: Any, config: str, file: str) -> dict[str, list[str]]:
             arguments = _overrides(arguments)
         if not isinstance(arguments, list) or not all(isinstance(a, str) for a in arguments):
             raise UserError(f"{file}: variant {name!r} must be a list of --config... arguments.")
-        if not _NAME.fullmatch(name):
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise UserError(f"{file}: {name!r} cannot name a folder: letters, digits, . _ = + -")
         if wrong := [a for a in arguments if not a.startswith("--config")]:
             raise UserError(f"{file}: variant {name}: {wrong[0]!r} is no --config... argument.")

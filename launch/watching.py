@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from launch import outputs
 from launch.arguments import Job
 from launch.commands import CommandError, Commands
-from launch.exit_codes import AGAIN, DONE, PEER_LOST, PREEMPTED, combined
+from launch.exit_codes import AGAIN, DONE, PEER_LOST, combined
 from launch.relaunch import VANISHED, Stopped
 from mmjax.errors import UserError
 
@@ -62,15 +62,15 @@ def follow(machine: TpuVm, job: Job, commands: Commands) -> int | None:
                 ) from error
             continue
         ended = [w["code"] for w in workers if w["state"] == "exited"]
+        lost = any(w["state"] in ("lost", "none") for w in workers)
+        stopped = any(w["stopped"] for w in workers)
         code = combined(ended)
-        if len(ended) == job.slice.hosts:
-            show_logs(machine, commands, seen)
-            if code == PREEMPTED and any(w["stopped"] for w in workers):
-                raise Stopped
-            return code
-        if any(w["state"] in ("lost", "none") for w in workers):
+        if lost and not stopped:
             return VANISHED
-        if ended:
+        if all(w["state"] != "running" for w in workers):
+            show_logs(machine, commands, seen)
+            return _unless_stopped(code or (PEER_LOST if lost else DONE), stopped)
+        if ended or lost:
             looks += 1
             failed = code not in (DONE, *AGAIN)
             if looks > (LOOKS_AFTER_FAILURE if failed else LOOKS_AFTER_END):
@@ -79,7 +79,14 @@ def follow(machine: TpuVm, job: Job, commands: Commands) -> int | None:
                 commands.run(machine.ssh(on_worker(job, "stop", "--seconds=30")))
                 show_logs(machine, commands, seen)
                 # One that is done does not speak for those that hang.
-                return code or PEER_LOST
+                return _unless_stopped(code or PEER_LOST, stopped)
+
+
+def _unless_stopped(code: int, stopped: bool) -> int:
+    """The exit code; raises Stopped where it would start a run again that was asked to stop."""
+    if stopped and code in AGAIN:
+        raise Stopped
+    return code
 
 
 def is_there(machine: TpuVm) -> bool | None:

@@ -12,6 +12,7 @@ The run goes on when the connection that started it breaks.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import fcntl
 import hashlib
 import json
@@ -28,6 +29,8 @@ FOLDER = Path(__file__).resolve().parent
 LOG, CODE, COMMAND = FOLDER / "log.txt", FOLDER / "exit_code", FOLDER / "command.json"
 LOCK, PID, STOPPED, ENV = FOLDER / "lock", FOLDER / "pid", FOLDER / "stopped", FOLDER / "env"
 SHOWN_BYTES = 64 * 1024
+# What the shell says of a process that was killed; and how long the kernel may take to do it.
+KILLED, KILL_SECONDS = 137, 30
 
 
 def main(argv):
@@ -114,9 +117,7 @@ def watch(given, arguments):
     )
     signal.signal(signal.SIGTERM, lambda *_: child.send_signal(signal.SIGTERM))
     code = child.wait()
-    partial = CODE.with_suffix(".part")
-    partial.write_text(str(code if code >= 0 else 128 - code))
-    partial.replace(CODE)
+    _write_code(code if code >= 0 else 128 - code)
 
 
 def status(_, __):
@@ -154,15 +155,18 @@ def stop(given, _):
         return
     STOPPED.write_text("")
     watcher = int(PID.read_text())
-    os.kill(watcher, signal.SIGTERM)
-    deadline = time.monotonic() + given.seconds
-    while time.monotonic() < deadline:
-        lock = _lock()
-        if lock is not None:
-            print(f"{os.uname().nodename}: stopped")
-            return
-        time.sleep(0.05)
-    os.killpg(watcher, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it has ended just now
+        os.kill(watcher, signal.SIGTERM)
+    if _lock_within(given.seconds) is not None:
+        print(f"{os.uname().nodename}: stopped")
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(watcher, signal.SIGKILL)
+    lock = _lock_within(KILL_SECONDS)
+    if lock is None:
+        raise RefusedError("the run was killed, but is still there: restart the machine")
+    if not CODE.exists():  # the watcher, which writes it, was killed too
+        _write_code(KILLED)
     print(f"{os.uname().nodename}: killed after {given.seconds} s")
 
 
@@ -210,6 +214,16 @@ def _call(argv):
         raise RefusedError("`{}` failed; its reason stands above".format(" ".join(argv)))
 
 
+def _lock_within(seconds):
+    """As `_lock`, but waits so long for the end of the run."""
+    deadline = time.monotonic() + seconds
+    while True:
+        lock = _lock()
+        if lock is not None or time.monotonic() >= deadline:
+            return lock
+        time.sleep(0.05)
+
+
 def _lock():
     """The open lock file, or None where a run holds it."""
     file = LOCK.open("a")
@@ -219,6 +233,12 @@ def _lock():
         file.close()
         return None
     return file
+
+
+def _write_code(code):
+    partial = CODE.with_suffix(".part")
+    partial.write_text(str(code))
+    partial.replace(CODE)
 
 
 def _read(path):

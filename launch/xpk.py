@@ -11,7 +11,6 @@ to delete it: it saves before it goes, and the same `run` continues it.
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -27,6 +26,10 @@ from mmjax.errors import UserError
 VERBS = ("setup", "run", "logs", "status", "stop", "delete")
 # Exit code of xpk where the workload it waited for has failed.
 WORKLOAD_FAILED = 125
+# The state of a workload that has ended, well or not.
+FINISHED = "Finished"
+# A name can be used again once what had it is gone from the list.
+DELETION_LOOKS, DELETION_SECONDS = 20, 15
 
 
 def main(argv: Sequence[str]) -> int:
@@ -44,12 +47,15 @@ def main(argv: Sequence[str]) -> int:
     elif job.verb == "status":
         commands.run(_listed(job))
     else:
-        _delete(job, commands)
+        commands.run(_deletion(job))
     return DONE
 
 
 def _run(job: Job, commands: Commands) -> int:
-    """Submits the workload and waits for its end."""
+    """Submits the workload and waits for its end.
+
+    One that has ended makes room: its run goes on from what it has saved.
+    """
     wanted = image.name_of(job, code_lib.pin(job.code))
     command = shlex.join(["python", "-m", "mmjax.main", *job.command])
     create = [
@@ -65,16 +71,20 @@ def _run(job: Job, commands: Commands) -> int:
         *([f"--env-file={job.env_file}"] if job.env_file else []),
         f"--command={command}",
     ]
-    if re.search(rf"(?m)^{re.escape(job.name)}\s", commands.ask(_listed(job))):
+    state = _state(job, commands)
+    if state == FINISHED:
+        commands.say(f"{job.name} has ended: it is deleted, with its logs, and run anew")
+        _delete_for_good(job, commands)
+    elif state is not None:
         raise UserError(
-            f"the workload {job.name} exists already: `logs` shows it, `delete` removes it, or "
-            "choose another --name."
+            f"the workload {job.name} exists already ({state}): `logs` shows it, `delete` removes "
+            "it, or choose another --name."
         )
     try:
         commands.run(create)
     except (CommandError, KeyboardInterrupt):
         commands.say("it could not be started; deleting what is left of it")
-        _delete(job, commands)
+        commands.delete_or_say_how(_deletion(job), f"the workload {job.name} MAY STILL COST MONEY")
         raise
     if job.options.detach:
         return DONE
@@ -97,9 +107,34 @@ def _exit_code(job: Job, commands: Commands) -> int:
         return 1
 
 
-def _delete(job: Job, commands: Commands) -> None:
+def _state(job: Job, commands: Commands) -> str | None:
+    """As Kueue calls the workload's last condition ("Admitted"); None where there is none.
+
+    XPK prints a table whose columns begin below their names; cells may be empty or hold spaces.
+    """
+    begin = -1
+    for line in commands.ask(_listed(job)).splitlines():
+        if line.startswith("Jobset Name"):
+            begin = line.find("Status")
+        elif line.split()[:1] == [job.name]:
+            state = line[begin:].partition(" ")[0] if begin >= 0 else ""
+            return state or "state unknown"
+    return None
+
+
+def _delete_for_good(job: Job, commands: Commands) -> None:
+    """Deletes the workload and waits until its name is free. Raises CommandError."""
+    commands.run(_deletion(job))
+    for _ in range(DELETION_LOOKS):
+        if _state(job, commands) is None:
+            return
+        commands.sleep(DELETION_SECONDS)
+    raise CommandError(f"the workload {job.name} is still there after its deletion.", 1)
+
+
+def _deletion(job: Job) -> list[str]:
     # Without --workload, XPK would delete all workloads of the cluster.
-    commands.run([*_xpk(job, "delete"), f"--workload={job.name}", "--force"])
+    return [*_xpk(job, "delete"), f"--workload={job.name}", "--force"]
 
 
 def _listed(job: Job) -> list[str]:

@@ -54,11 +54,11 @@ def candidates(name: str) -> list[str]:
 
 
 def row(subject: Subject, devices: Sequence[jax.Device], name: str, batch_size: int) -> Row:
-    """Compiles the training step for one row; what does not divide is told in the row."""
+    """Compiles a run's steps for one row; what does not divide is told in the row."""
     chip = CHIPS.get(devices[0].device_kind)
     chips = len(devices) // (1 if chip is None else chip.devices) or 1
     try:
-        found = measure(subject, devices, slice=name, evaluation=False)
+        found = measure(subject, devices, slice=name)
     except UserError as error:
         return Row(name, batch_size, chips, None, str(error))
     return Row(name, batch_size, chips, found)

@@ -146,6 +146,45 @@ def test_what_could_not_be_applied_is_deleted(world, launched, env_file):
     assert world.calls_of("kubectl delete secret scan-env --ignore-not-found")
 
 
+def test_a_clean_up_that_fails_says_what_may_still_cost_money(world, launched, env_file):
+    world.answer("apply")  # the secret
+    world.answer("apply", code=7)
+    world.answer("delete", code=1, times=2)
+    code, _, said = launched(gke, run(f"--env_file={env_file}"))
+    assert (code, "failed with exit code 7" in said.splitlines()[-1]) == (2, True)
+    by_hand = "Delete it: kubectl delete"
+    assert f"scan MAY STILL COST MONEY. {by_hand} jobset scan --ignore-not-found" in said
+    assert f"scan-env may still exist. {by_hand} secret scan-env --ignore-not-found" in said
+
+
+def test_delete_tries_the_secret_too_and_tells_the_first_failure(world, launched):
+    world.answer("delete jobset", code=7)
+    code, _, said = launched(gke, ["delete", *COMMON])
+    assert (code, "failed with exit code 7" in said) == (2, True)
+    assert world.calls_of("kubectl delete secret scan-env --ignore-not-found")
+
+
+@pytest.mark.parametrize("state", ["Failed", "Completed"])
+def test_the_same_command_runs_again_what_has_ended(world, launched, env_file, state):
+    world.answer("get jobset", jobset(state))
+    world.answer("get jobset", json.dumps({"metadata": {"uid": "u-2"}}))
+    world.answer("get jobset", jobset("Completed"))
+    code, _, said = launched(gke, run(f"--env_file={env_file}"))
+    assert (code, f"scan has ended ({state})" in said) == (0, True)
+    steps = ["delete jobset scan", "delete secret scan-env", "apply"]
+    places = [next(i for i, c in enumerate(world.calls) if s in c) for s in steps]
+    assert places == sorted(places)
+    # The Jobs and the Secret of the new one have the names of the old ones.
+    assert all("--cascade=foreground" in call for call in world.calls_of("delete"))
+
+
+def test_what_has_ended_and_cannot_be_deleted_is_not_applied_again(world, launched):
+    world.answer("get jobset", jobset("Failed"))
+    world.answer("delete jobset", code=1)
+    assert launched(gke, run())[0] == 2
+    assert not world.calls_of("apply")
+
+
 def test_a_jobset_that_runs_already_is_left_alone(world, launched):
     world.answer("get jobset", jobset())
     code, _, said = launched(gke, run())
@@ -251,6 +290,19 @@ def test_other_verbs_of_gke(world, launched, verb):
     assert all(call.startswith("kubectl") for call in world.calls)
 
 
+def listed(name, state):
+    """XPK's table; what a workload has no value for is empty."""
+    names = ("Jobset Name", "Created Time", "Priority", "TPU VMs Needed", "TPU VMs Running/Ran")
+    names += ("TPU VMs Done", "Status", "Status Message", "Status Time")
+    cells = (name, "2026-01-01T00:00:00Z", "", "4", "4", "<none>", state, "Jobs  are so", "today")
+    widths = [max(map(len, column)) + 3 for column in zip(names, cells, strict=True)]
+    rows = (
+        "".join(map(str.ljust, row, widths)).rstrip()  # columns three blanks apart
+        for row in (names, cells)
+    )
+    return "\n".join(["[XPK] Workload List Output:", *rows, "[XPK] Exiting XPK cleanly", ""])
+
+
 def test_xpk_restarts_after_preemption_and_waits_for_the_end(world, launched):
     code, _, _ = launched(xpk, run("--cluster=c", "--relaunches=5"))
     assert code == 0
@@ -286,12 +338,40 @@ def test_an_xpk_workload_that_could_not_be_created_is_deleted_alone(world, launc
 
 
 def test_an_xpk_workload_that_is_there_is_left_alone(world, launched):
-    world.answer("workload list", "Jobset Name   Created\nscan   today\n")
+    world.answer("workload list", listed("scan", "Admitted"))
     code, _, said = launched(xpk, run("--cluster=c"))
-    assert (code, "exists already" in said) == (2, True)
+    assert (code, "exists already (Admitted)" in said) == (2, True)
+    world.answer("workload list", "scan   today\n")  # a table of another form
+    code, _, said = launched(xpk, run("--cluster=c"))
+    assert (code, "exists already (state unknown)" in said) == (2, True)
     assert not world.calls_of("delete")
-    world.answer("workload list", "Jobset Name   Created\nscan-2   today\n")
+    world.answer("workload list", listed("scan-2", "Admitted"))
     assert launched(xpk, run("--cluster=c"))[0] == 0
+
+
+def test_the_same_command_runs_an_xpk_workload_again_that_has_ended(world, launched):
+    world.answer("workload list", listed("scan", "Finished"), times=3)  # its name is free late
+    code, _, said = launched(xpk, run("--cluster=c"))
+    assert (code, "scan has ended" in said) == (0, True)
+    assert world.slept == [xpk.DELETION_SECONDS] * 2
+    steps = ["workload delete", "workload create"]
+    places = [next(i for i, c in enumerate(world.calls) if s in c) for s in steps]
+    assert places == sorted(places)
+
+
+def test_an_xpk_workload_that_stays_after_its_deletion_is_not_made_again(world, launched):
+    world.answer("workload list", listed("scan", "Finished"), times=99)
+    code, _, said = launched(xpk, run("--cluster=c"))
+    assert (code, "still there after its deletion" in said) == (2, True)
+    assert not world.calls_of("workload create")
+
+
+def test_an_xpk_clean_up_that_fails_says_what_may_still_cost_money(world, launched):
+    world.answer("workload create", code=7)
+    world.answer("workload delete", code=1)
+    code, _, said = launched(xpk, run("--cluster=c"))
+    assert (code, "failed with exit code 7" in said.splitlines()[-1]) == (2, True)
+    assert "scan MAY STILL COST MONEY. Delete it: xpk workload delete --cluster=c" in said
 
 
 def test_xpk_gets_secrets_as_a_file(world, launched, env_file):

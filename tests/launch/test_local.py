@@ -84,6 +84,18 @@ def test_signals_reach_all_and_the_run_is_not_started_again(run, tmp_path, name)
     assert out.count("process 0 of 2") == 1
 
 
+def test_a_run_that_was_asked_to_stop_is_not_started_again_where_one_lost_the_other(run, tmp_path):
+    blocked = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])"
+    os.mkfifo(tmp_path / "both are ready")
+    meet = "other = open('both are ready', 'r' if number else 'w')"
+    tell = "if number == 1: os.kill(os.getppid(), signal.SIGTERM)"
+    wait = "signal.sigwait([signal.SIGTERM]); number and other.read()"  # until it is gone
+    end = "sys.exit(69 if number else 75)"
+    code, out = run(f"{blocked}\n{meet}\n{tell}\n{wait}\n{end}", "--relaunches=3")
+    assert code == 75
+    assert out.count("process 0 of 2") == 1
+
+
 def test_a_closed_terminal_does_not_hide_that_the_state_is_saved(run, monkeypatch, dead_output):
     blocked = "signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM, signal.SIGINT])"
     tell = "os.kill(os.getppid(), signal.SIGHUP)"

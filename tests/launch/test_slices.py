@@ -174,6 +174,38 @@ def test_a_run_that_was_asked_to_stop_is_not_started_again(world, launched):
     assert len(world.calls_of("worker.py start")) == 1
 
 
+@pytest.mark.parametrize(
+    ("first", "others", "expected"),
+    [
+        (("exited", 75), ("exited", 69), 75),
+        (("exited", 0), ("lost", None), 75),
+        (("lost", None), ("lost", None), 75),
+        (("exited", 75), ("exited", 137), 137),  # that one had to be killed
+    ],
+    ids=["a peer lost", "one lost", "all lost", "killed"],
+)
+def test_a_run_that_was_asked_to_stop_is_not_started_again_however_it_ended(
+    world, launched, first, others, expected
+):
+    mixed = workers(*first, stopped=True, count=1) + workers(*others, count=HOSTS - 1)
+    world.answer(r"worker\.py status", mixed)
+    code, _, _ = launched(tpu_vm, train("--relaunches=9"))
+    assert code == expected
+    assert len(world.calls_of("worker.py start")) == 1
+    assert world.machines == {}
+
+
+def test_a_run_that_was_asked_to_stop_is_not_started_again_where_workers_hang(
+    world, launched, monkeypatch
+):
+    monkeypatch.setattr(watching, "LOOKS_AFTER_END", 1)
+    mixed = workers("lost", stopped=True, count=1) + workers("running", count=HOSTS - 1)
+    world.answer(r"worker\.py status", mixed, times=2)
+    code, _, said = launched(tpu_vm, train("--relaunches=9"))
+    assert (code, "others hang: all are stopped" in said) == (75, True)
+    assert len(world.calls_of("worker.py start")) == 1
+
+
 def test_no_capacity_for_the_replacement_is_tried_again_too(world, launched):
     world.answer(" create ", machines={"scan": "READY"})
     world.answer(" create ", code=1)
@@ -201,6 +233,38 @@ def test_workers_that_never_boot_are_given_up_and_deleted(world, launched):
     world.answer("mkdir", code=255, times=99)
     assert launched(tpu_vm, train())[0] == 2
     assert sum(world.slept) <= 600
+    assert world.machines == {}
+
+
+@pytest.mark.parametrize(
+    "complaint",
+    [
+        "ERROR: (gcloud.compute.tpus.tpu-vm.ssh) PERMISSION_DENIED: Permission 'tpu.nodes.get' "
+        "denied\n- '@type': type.googleapis.com/google.rpc.ErrorInfo\n",
+        "ERROR: There was a problem refreshing your current auth tokens: Reauthentication failed. "
+        "cannot prompt during non-interactive execution.\nPlease run:\n\n  $ gcloud auth login\n",
+    ],
+    ids=["no right", "log in again"],
+)
+def test_what_google_refuses_is_told_at_once_and_whole(world, launched, complaint):
+    world.answer("mkdir", code=1, err=complaint, times=99)
+    code, _, said = launched(tpu_vm, train())
+    assert (code, len(world.calls_of("mkdir")), world.slept) == (2, 1, [])
+    assert complaint.strip() in said
+    assert "`gcloud auth login`, or ask for a role" in said.splitlines()[-1]
+    assert world.machines == {}
+
+
+@pytest.mark.parametrize("looks", [slices.KEY_LOOKS - 1, 99], ids=["new", "wrong"])
+def test_a_key_that_is_refused_gets_a_minute_to_become_known(world, launched, looks):
+    complaint = "me@192.0.2.1: Permission denied (publickey).\nERROR: return code [255].\n"
+    world.answer("mkdir", code=255, err=complaint, times=looks)
+    tell_status(world, "exited", 0)
+    code, _, said = launched(tpu_vm, train())
+    assert code == (0 if looks < slices.KEY_LOOKS else 2)
+    assert ("`ssh-add ~/.ssh/google_compute_engine`" in said) == (code == 2)
+    assert len(world.calls_of("mkdir")) == slices.KEY_LOOKS
+    assert said.count("Permission denied (publickey)") == 1
     assert world.machines == {}
 
 
@@ -321,6 +385,26 @@ def test_ctrl_c_leaves_nothing_behind(world, launched, monkeypatch, where):
     assert code == 130
     assert world.machines == {}
     assert bool(world.calls_of("worker.py stop")) == (where == "follow")
+
+
+@pytest.mark.parametrize("behind", [1, 99], ids=["found late", "never found"])
+def test_ctrl_c_does_not_believe_a_list_that_is_behind(world, launched, monkeypatch, behind):
+    slept = []
+
+    def interrupt_once(self, seconds):
+        slept.append(seconds)
+        if len(slept) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Commands, "sleep", interrupt_once)
+    world.answer(" list ", "[]", times=1 + behind)  # before it is created, and after Ctrl-C
+    code, _, said = launched(tpu_vm, train())
+    assert code == 130
+    if behind == 1:
+        assert world.machines == {}
+    else:
+        assert "scan was not found in 3 looks, so nothing was deleted" in said
+        assert "turns up later: gcloud compute tpus tpu-vm list" in said
 
 
 def test_a_run_is_saved_and_its_machine_deleted_where_nobody_reads_about_it(

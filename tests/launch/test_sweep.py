@@ -121,6 +121,22 @@ def test_every_variant_gets_its_own_machine(project, launched):
     ]
 
 
+@pytest.mark.parametrize(
+    ("mode", "told"), [(["--mode=check"], "check"), (["-mode", "eval"], "eval")]
+)
+def test_a_sweep_that_would_never_be_finished_is_refused(project, launched, mode, told):
+    code, _, said = launched(sweep, ["--sweep=s.json", "--workdir=r", "--", *mode])
+    assert (code, f"--mode={told}: a sweep trains its variants" in said) == (2, True)
+    assert said.count("\n") == 1
+    assert [calls(project, n) for n in "abc"] == [0, 0, 0]
+
+
+def test_a_mode_that_trains_is_passed_on(project, launched):
+    argv = ["--sweep=s.json", "--workdir=r", "--dry_run", "--", "--mode", "train"]
+    code, out, _ = launched(sweep, argv)
+    assert (code, out.count("--mode train")) == (0, 3)
+
+
 def test_a_config_file_lists_its_own_variants(project):
     (project / "c.py").write_text(
         "def sweep():\n"
@@ -143,6 +159,9 @@ def test_a_config_file_lists_its_own_variants(project):
         ('{"config": "c.py"}', "must hold"),
         ('{"config": "c.py", "variants": {}}', "lists no variants"),
         ('{"config": "c.py", "variants": {"a/b": []}}', "cannot name a folder"),
+        ('{"config": "c.py", "variants": 5}', "the variants are 5, but must be a mapping"),
+        ('{"config": "c.py", "variants": null}', "the variants are None, but must be a mapping"),
+        ('{"config": "c.py", "variants": "a"}', "the variants are 'a', but must be a mapping"),
         ('{"config": "c.py", "variants": {"a": "--config.x=1"}}', "must be a list"),
         ('{"config": "c.py", "variants": {"a": ["--workdir=x"]}}', "is no --config... argument"),
         ('{"config": "c.py", "variants": {"a": [], "b": []}}', "two variants are the same run"),
@@ -154,9 +173,18 @@ def test_a_wrong_sweep_is_one_sentence(tmp_path, record, sentence):
         read_sweep(str(tmp_path / "s.json"))
 
 
-def test_a_config_without_variants_is_one_sentence(tmp_path):
-    (tmp_path / "c.py").write_text("")
-    with pytest.raises(UserError, match=r"has no function sweep\(\)"):
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("", r"has no function sweep\(\)"),
+        ("def sweep(:\n", r"is not Python that can be read \(invalid syntax .*line 1\)"),
+        ("def sweep():\n    pass\n", "the variants are None, but must be a mapping"),
+        ("def sweep():\n    return {1: []}\n", "1 cannot name a folder"),
+    ],
+)
+def test_a_config_without_variants_is_one_sentence(tmp_path, text, sentence):
+    (tmp_path / "c.py").write_text(text)
+    with pytest.raises(UserError, match=sentence):
         read_sweep(str(tmp_path / "c.py"))
 
 

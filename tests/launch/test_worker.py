@@ -18,7 +18,8 @@ MMJAX = """#!{python} -IS
 import os, signal, sys
 print("said", sys.argv[3:], os.environ.get("KEY"), flush=True)
 if "wait" in sys.argv:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(75))
+    saves = lambda *_: sys.exit(75)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN if "deaf" in sys.argv else saves)
     os.mkfifo("ready") if not os.path.exists("ready") else None
     open("ready", "w").close()
     while True:
@@ -46,9 +47,9 @@ class Worker:
     def start(self, *arguments: str) -> subprocess.CompletedProcess:
         return self.call("start", VERSION, "--", *arguments)
 
-    def start_one_that_waits(self) -> None:
+    def start_one_that_waits(self, *how: str) -> None:
         os.mkfifo(self.code / "ready")
-        assert self.start("wait").returncode == 0
+        assert self.start("wait", *how).returncode == 0
         (self.code / "ready").open().close()  # until it listens to signals
 
     def finish(self) -> None:
@@ -99,6 +100,13 @@ def test_stop_lets_it_save(worker):
     worker.finish()
     assert worker.status()["stopped"] is False
     assert "no run" in worker.call("stop").stdout
+
+
+def test_a_stop_that_has_to_kill_leaves_an_exit_code_and_does_not_look_like_a_restart(worker):
+    worker.start_one_that_waits("deaf")
+    assert "killed after 0.0 s" in worker.call("stop", "--seconds=0").stdout
+    status = worker.status()
+    assert (status["state"], status["code"], status["stopped"]) == ("exited", 137, True)
 
 
 def test_a_restart_of_the_machine_is_noticed(worker):

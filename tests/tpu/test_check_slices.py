@@ -12,8 +12,9 @@ import pytest
 from jax.sharding import NamedSharding, PartitionSpec
 
 from benchmarks import compiled
-from benchmarks.configs import CASES
+from benchmarks.configs import CASES, Case
 from mmjax.check import measure, sweep, topology
+from mmjax.check.subject import open_subject
 from mmjax.check.topology import known_slices, slice_devices
 from mmjax.errors import UserError
 from mmjax.observe.chips import CHIPS, of_device
@@ -21,6 +22,15 @@ from mmjax.options import MeshOptions
 from mmjax.parallel.mesh import make_mesh
 
 SMALLEST = "retrieval-demo"
+
+# Another of each family at its smallest: a network's layers compile like those of a large one.
+FAMILIES = {
+    "bert": Case("configs/intent.py:demo", "v5e:2x2", {"model.unroll": 1, "task.max_length": 32}),
+    "t5": Case("configs/intent.py:model=t5,size=small", "v5e:2x2", {"task.max_length": 32}),
+    "gpt": Case("configs/rewrite.py:size=tiny", "v5e:2x2", {"task.max_length": 80}),
+    "transresnet": Case("configs/respond.py:demo,model=transresnet", "v5e:2x2"),
+    "scan": Case("configs/retrieval.py:demo,model=scan", "v5e:2x2"),
+}
 
 pytestmark = pytest.mark.skipif(
     importlib.util.find_spec("libtpu") is None, reason="libtpu (requirements-test.txt) is missing"
@@ -89,6 +99,13 @@ def test_what_the_compiler_has_no_room_for_is_refused_and_told_with_its_size():
 
 def test_the_smallest_config_costs_what_the_golden_file_says():
     check(SMALLEST)
+
+
+@pytest.mark.parametrize("case", FAMILIES.values(), ids=FAMILIES)
+def test_what_each_family_computes_compiles_and_fits(case):
+    subject, devices = open_subject(case.values()), slice_devices(case.slice)
+    found = measure.measure(subject, devices, slice=case.slice)
+    assert found.fits and found.train.costs.flops > 0 and found.evaluation
 
 
 @pytest.mark.slow
