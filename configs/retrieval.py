@@ -17,7 +17,7 @@
                                                       or on the boxes that a dataset has in it
     configs/retrieval.py:model=scan,demo              a small SCAN (or model=vsepp), in minutes
     configs/retrieval.py:model=bm25                   BM25
-    configs/retrieval.py:table4                       how to list the rows of the paper's table
+    configs/retrieval.py:table4                       lists the rows of the paper's table
 
 `init_from=run://DIR` starts from the weights of another run. A single key is changed with
 --config.SECTION.KEY=VALUE.
@@ -73,8 +73,8 @@ def get_config(variant: str = "") -> ConfigDict:
         of SCAN's attention; `regions`: where features of regions are, or a network's: "grid", or
         "boxes" in it;
         `dataset`: a builder; `init_from`: a run; `demo`: a small model, trained in minutes on
-        generated dialogues and photos unless a dataset is named; `table4`: tells how to list the
-        commands of all rows of the paper's table.
+        generated dialogues and photos unless a dataset is named; `table4`: no config but the list
+        of all rows of the paper's table, with their commands.
     """
     arg = parse_variant(
         variant,

@@ -37,7 +37,7 @@ def write_artifact(
     *,
     config: Mapping[str, Any],
     preprocessing: epath.PathLike,
-    parents: list[Mapping[str, str]],
+    parents: list[Mapping[str, Any]],
     chosen: Mapping[str, float] | None = None,
 ) -> None:
     """Writes the artifact of a run; every process calls it, one writes.
@@ -203,14 +203,20 @@ def artifact_folder(place: epath.PathLike) -> epath.Path:
     return epath.Path(place).expanduser()
 
 
-def parent(kind: str, folder: str) -> dict[str, str]:
-    """What a run was started from: its part, the name of the folder, a hash of its weights."""
+def parent(kind: str, folder: str) -> dict[str, Any]:
+    """What a run was started from: its part, the name of the folder, a hash of its weights; of
+    another run's artifact also its config and its own parents, by which one knows what it learned.
+    """
     path, digest = epath.Path(folder).expanduser(), hashlib.sha256()
     if path.is_dir():
         for file in sorted(path.iterdir()):
             if file.name == "config.json" or file.suffix == ".safetensors":
                 digest.update(_sha256(file).encode())
-    return {"kind": kind, "name": path.name, "sha256": digest.hexdigest()}
+    found = {"kind": kind, "name": path.name, "sha256": digest.hexdigest()}
+    if (path / _ABOUT).exists():
+        about = json.loads((path / _ABOUT).read_text())
+        found |= {key: about[key] for key in ("config", "parents") if key in about}
+    return found
 
 
 @contextlib.contextmanager

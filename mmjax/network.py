@@ -360,7 +360,7 @@ class NetworkSystem:
             tasks=tasks,
         )
 
-    def _parents(self) -> list[dict[str, str]]:
+    def _parents(self) -> list[dict[str, Any]]:
         model = self._options["model"]
         keys = ("weights", "label_weights", "image_weights")
         folders = {key: getattr(model, key, None) for key in keys}

@@ -26,7 +26,13 @@ from mmjax import storage
 from mmjax.errors import UserError
 from mmjax.figures import FIGURES, Figures
 from mmjax.metrics.bootstrap import as_sums, paired_bootstrap
-from mmjax.published.tables import PublishedRow, PublishedTable, commands_command, load_table
+from mmjax.published.tables import (
+    PublishedRow,
+    PublishedTable,
+    commands_command,
+    listed,
+    load_table,
+)
 from mmjax.report_formats import FORMATS, Kind, Report, Row, Section, markdown
 from mmjax.results import Result, read_results
 
@@ -99,8 +105,6 @@ def make_report(table: PublishedTable, results: Sequence[Result]) -> Report:
     placed = [r for r in results if split in r.metrics]
     for r in placed:
         _check_figures(r, figures, split)
-    marks, notes = _winners(placed, figures, split)
-    measured = {r.path: _measured_row(r, figures, table, marks.get(r.path, "")) for r in placed}
     own, others = (
         sorted(
             (r for r in placed if _at_home(r, table) == home),
@@ -108,6 +112,12 @@ def make_report(table: PublishedTable, results: Sequence[Result]) -> Report:
         )
         for home in (True, False)
     )
+    marks, notes = {}, []
+    for rows in filter(None, (own, others)):
+        mark, told = _winner(rows, figures, split)
+        marks |= mark
+        notes += told
+    measured = {r.path: _measured_row(r, figures, table, marks.get(r.path, "")) for r in placed}
     sections = [Section("", _paired(table, own, measured, figures))]
     if others:
         heading = "On other data: not comparable with the rows above" if sections[0].rows else ""
@@ -136,13 +146,7 @@ def commands(table: PublishedTable, results: Sequence[Result]) -> str:
     rows = [row for row in not_measured(table, results) if row.commands]
     if not rows:
         return f"# every published row of {table.name} is measured"
-    blocks = [
-        "\n".join([f"# {row.label}", *(f"python -m mmjax.main {c}" for c in row.commands)])
-        for row in rows
-    ]
-    if any("COCO" in command for row in rows for command in row.commands):
-        blocks.insert(0, "# COCO: a folder of MSCOCO's photos and captions, as photo_folder reads")
-    return "\n\n".join(blocks)
+    return listed(rows)
 
 
 def not_measured(table: PublishedTable, results: Sequence[Result]) -> list[PublishedRow]:
@@ -150,7 +154,7 @@ def not_measured(table: PublishedTable, results: Sequence[Result]) -> list[Publi
     measured = [
         r for r in results if _belongs(r, table) and _at_home(r, table) and table.split in r.metrics
     ]
-    return [row for row in table.rows if not any(row.is_run_of(r.config) for r in measured)]
+    return [r for r in table.rows if not any(r.is_run_of(m.config, m.parents) for m in measured)]
 
 
 def update_document(path: str, table: str, text: str) -> None:
@@ -193,31 +197,30 @@ def _check_figures(r: Result, figures: Figures, split: str) -> None:
             )
 
 
-def _winners(
+def _winner(
     results: Sequence[Result], figures: Figures, split: str
 ) -> tuple[dict[Any, str], list[str]]:
-    """Marks by path of result, and one note per dataset with at least two measured rows."""
-    marks, notes = {}, []
-    groups: dict[tuple[str, str], list[Result]] = {}
-    for r in results:
-        groups.setdefault((r.dataset["name"], r.dataset["fingerprint"]), []).append(r)
-    for (dataset, _), group in sorted(groups.items()):
-        if len(group) < 2:
-            continue
-        first, second = sorted(group, key=lambda r: -r.metrics[split][figures.chief_metric])[:2]
-        pair = f"{first.label} against {second.label} on {dataset}"
-        found = _compared(first, second, figures, split)
-        if found is None:
-            notes.append(f"No winner: {pair} cannot be paired, figures per query are missing.")
-            continue
-        difference, low, high = found
-        shown = _signed(difference, low, high, figures.decimals)
-        if low > 0:
-            marks[first.path] = f" {WINNER}"
-            notes.append(f"{WINNER} {pair}: {shown}.")
-        else:
-            notes.append(f"No winner: {pair}: {shown} includes 0.")
-    return marks, notes
+    """The mark of a section's first row by its path, and a note on it against the runner-up.
+
+    Args:
+      results: of one section, by the falling chief figure; the runner-up is the next on the same
+        dataset.
+    """
+    rivals = [r for r in results[1:] if r.dataset["name"] == results[0].dataset["name"]]
+    if not rivals:
+        return {}, []
+    first, second = results[0], rivals[0]
+    pair = f"{first.label} against {second.label} on {first.dataset['name']}"
+    if not all(split in r.per_example for r in (first, second)):
+        return {}, [f"No winner: {pair} cannot be paired, figures per query are missing."]
+    found = _compared(first, second, figures, split)
+    if found is None:
+        return {}, [f"No winner: {pair} were not asked the same queries."]
+    difference, low, high = found
+    shown = _signed(difference, low, high, figures.decimals)
+    if low > 0:
+        return {first.path: f" {WINNER}"}, [f"{WINNER} {pair}: {shown}."]
+    return {}, [f"No winner: {pair}: {shown} includes 0."]
 
 
 def _signed(difference: float, low: float, high: float, decimals: int) -> str:
@@ -228,12 +231,15 @@ def _signed(difference: float, low: float, high: float, decimals: int) -> str:
 def _compared(
     a: Result, b: Result, figures: Figures, split: str
 ) -> tuple[float, float, float] | None:
-    """The difference of the chief figure with its interval; None if the two do not pair."""
+    """The difference of the chief figure with its interval; None where other queries were asked.
+
+    Queries pair by their ids, and by nothing that tells how the data were read: a fingerprint is
+    another one where a run saw pixels too, or a later version of the builder. The pool of a split
+    is the photos that its queries ask for, so that equal queries of a dataset have equal pools.
+    """
     sides = []
     for result in (a, b):
-        rows = result.per_example.get(split)
-        if rows is None:
-            return None
+        rows = result.per_example[split]
         values, weights, groups = figures.parts(rows)
         expected = result.metrics[split][figures.chief_metric]
         sums = as_sums(values, weights) if rows["ids"] else None
@@ -261,7 +267,7 @@ def _paired(
     chief, alone = figures.chief_metric, {r.path: r for r in own}
     groups = []
     for row in table.rows:
-        same = [r for r in own if r.path in alone and row.is_run_of(r.config)]
+        same = [r for r in own if r.path in alone and row.is_run_of(r.config, r.parents)]
         for r in same:
             del alone[r.path]
         rows = [_published_row(row, figures, table.split), *(measured[r.path] for r in same)]

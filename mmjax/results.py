@@ -57,6 +57,8 @@ class Result:
       cross_validation: of several runs pooled, how they were (`mmjax.crossval`); else empty.
       wall_seconds: time of the whole run.
       test_looks: how often the run has been evaluated on the test split.
+      parents: what it was started from, see `mmjax.artifacts.parent`; of results from before a
+        run's parents told their config and parents, without these.
       tasks: of a mixture, its result in each task, as of a run of that task alone; else empty.
     """
 
@@ -77,6 +79,7 @@ class Result:
     wall_seconds: float
     steps: int
     test_looks: int
+    parents: Sequence[Mapping[str, Any]] = ()
     tasks: Mapping[str, Result] = field(default_factory=dict)
 
 
@@ -151,6 +154,7 @@ def _result(path: str, record: Mapping[str, Any]) -> Result:
         path=path,
         per_example=_read_per_example(path, record),
         cross_validation=_read_cross_validation(path, record),
+        parents=_read_parents(path, "parents", record.get("parents", [])),
         **fields,
     )
 
@@ -192,6 +196,16 @@ def _read_cross_validation(path: str, record: Mapping[str, Any]) -> Mapping[str,
         value = test.get(name) if isinstance(test, dict) else None
         if not isinstance(value, int | float):
             raise _bad(path, f"cross_validation.permutation_test.recall@10.{name}", value)
+    return found
+
+
+def _read_parents(path: str, key: str, found: Any) -> Sequence[Mapping[str, Any]]:
+    if not isinstance(found, list) or not all(isinstance(parent, dict) for parent in found):
+        raise _bad(path, key, found)
+    for parent in found:
+        if not isinstance(parent.get("config", {}), dict):
+            raise _bad(path, f"{key}.config", parent["config"])
+        _read_parents(path, f"{key}.parents", parent.get("parents", []))
     return found
 
 

@@ -191,7 +191,7 @@ class WorkDir:
         ids: Mapping[str, Any],
         steps: int,
         seconds: float,
-        parents: list[Mapping[str, str]],
+        parents: list[Mapping[str, Any]],
         tasks: Mapping[str, Any] | None = None,
     ) -> None:
         """`result.json` and `per_example.json`, from which `mmjax.report` makes its tables.

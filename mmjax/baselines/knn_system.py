@@ -241,7 +241,7 @@ class KnnSystem(UnlearnedSystem):
             )
         return found
 
-    def _parents(self) -> list[dict[str, str]]:
+    def _parents(self) -> list[dict[str, Any]]:
         options = self._options["knn"]
         named = {"encoder": options.encoder, "ranker": options.ranker}
         if self._by_photo:

@@ -64,7 +64,7 @@ class UnlearnedSystem(abc.ABC):
         """The devices that compute with arrays cut over them, where there is any use for them."""
         return contextlib.nullcontext()
 
-    def _parents(self) -> list[dict[str, str]]:
+    def _parents(self) -> list[dict[str, Any]]:
         """What it uses that others have learned."""
         return []
 

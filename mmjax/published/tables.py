@@ -2,15 +2,17 @@
 
 A file holds `{title, task, dataset, split, source, note, variant, figures, rows}`. A row with
 published figures may have `commands`, the arguments of `mmjax.main` in the order in which they are
-run, and `match`, what the config of its last run must say: a value, a list of values of which it is
-one (null: the key may be missing too), or "*": anything but null.
+run, `match`, what the config of its last run must say: a value, a list of values of which it is
+one (null: the key may be missing too), or "*": anything but null; and where that run starts from
+others, `stages`, what their configs must say, the first run's first. `encoders` is for readers.
 """
 
 from __future__ import annotations
 
 import importlib.resources
 import json
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,6 +20,14 @@ from mmjax.config import suggestion
 from mmjax.errors import UserError
 
 ANYTHING = "*"
+# What stands in the commands of rows and is not this project's -> what it is.
+_PLACES = {
+    "coco_captions": "MSCOCO with its captions, which TFDS prepares "
+    "(tfds_builders/coco_captions/README.md)",
+    "COCO_REGIONS": "a folder with features of 36 regions of each of MSCOCO's photos "
+    "(tfds_builders/region_files.py)",
+    "REGIONS": "the same of PhotoChat's photos",
+}
 
 
 @dataclass(frozen=True)
@@ -25,7 +35,7 @@ class PublishedRow:
     """Attributes:
     name: of the row, unique in its table; also the last part of its run's working directory.
     figures: name of a metric -> published value, in percent.
-    commands, match: see the module.
+    commands, match, stages, encoders: see the module.
     """
 
     name: str
@@ -34,16 +44,34 @@ class PublishedRow:
     figures: Mapping[str, float]
     commands: Sequence[str] = ()
     match: Mapping[str, Any] = field(default_factory=dict)
+    stages: Sequence[Mapping[str, Any]] = ()
+    encoders: str = ""
 
     @property
     def label(self) -> str:
         return f"{self.model}, {self.loss}" if self.loss else self.model
 
-    def is_run_of(self, config: Mapping[str, Any]) -> bool:
-        """Whether a run with this config has the row's model, loss and encoders."""
-        return bool(self.match) and all(
-            _suits(_value(config, key), wanted) for key, wanted in self.match.items()
-        )
+    def is_run_of(
+        self, config: Mapping[str, Any], parents: Sequence[Mapping[str, Any]] = ()
+    ) -> bool:
+        """Whether a run has the row's model, loss, encoders and training before.
+
+        Args:
+          config: the run's.
+          parents: what it was started from, as its result tells (`mmjax.artifacts.parent`). Of
+            runs that are told without their config nothing is known, and no stage is one of them.
+        """
+        if not self.match or not _has(config, self.match):
+            return False
+        if not self.stages:
+            return True
+        before = list(_stages(parents))
+        return len(before) == len(self.stages) and all(map(_has, before[::-1], self.stages))
+
+    def listing(self) -> str:
+        """The row's name and encoders, and the commands that measure it, for a shell."""
+        about = f"# {self.label}" + (f"; {self.encoders}" if self.encoders else "")
+        return "\n".join([about, *(f"python -m mmjax.main {c}" for c in self.commands)])
 
 
 @dataclass(frozen=True)
@@ -86,12 +114,23 @@ def load_table(name: str) -> PublishedTable:
 
 
 def no_single_run(name: str) -> UserError:
-    """What a config answers that stands for a table: how its rows are listed."""
+    """What a config answers that stands for a table: all of its rows, and how to go on."""
     table = load_table(name)
     return UserError(
-        f"{table.variant} is a table of {len(table.rows)} rows and no single run: "
-        f"`{commands_command(name)}` prints the commands of the rows that are not measured yet."
+        f"{table.variant} is a table of {len(table.rows)} rows and no single run: model, loss, "
+        f"encoders and commands of each are\n\n{listed(table.rows)}\n\n"
+        "Give the commands of one of them; those of the rows that are not measured yet are "
+        f"printed by `{commands_command(name)}`."
     )
+
+
+def listed(rows: Sequence[PublishedRow]) -> str:
+    """Their listings, below what the capital letters in the commands stand for."""
+    commands = " ".join(command for row in rows for command in row.commands)
+    places = [
+        f"# {name}: {text}" for name, text in _PLACES.items() if re.search(rf"={name}\b", commands)
+    ]
+    return "\n\n".join(["\n".join(places)] * bool(places) + [row.listing() for row in rows])
 
 
 def commands_command(name: str) -> str:
@@ -100,10 +139,23 @@ def commands_command(name: str) -> str:
 
 
 def _row(record: Mapping[str, Any]) -> PublishedRow:
-    own = {"name", "model", "loss", "commands", "match"}
+    told = ("commands", "match", "stages", "encoders")
+    own = {"name", "model", "loss", *told}
     figures = {key: value for key, value in record.items() if key not in own}
-    kept = {key: record[key] for key in ("commands", "match") if key in record}
+    kept = {key: record[key] for key in told if key in record}
     return PublishedRow(record["name"], record["model"], record.get("loss"), figures, **kept)
+
+
+def _stages(parents: Sequence[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+    """Configs of the runs that a run goes on from, the last one's first."""
+    for parent in parents:
+        if parent.get("kind") == "init_from":
+            yield parent.get("config", {})
+            yield from _stages(parent.get("parents", ()))
+
+
+def _has(config: Mapping[str, Any], match: Mapping[str, Any]) -> bool:
+    return all(_suits(_value(config, key), wanted) for key, wanted in match.items())
 
 
 def _value(config: Mapping[str, Any], key: str) -> Any:

@@ -323,6 +323,7 @@ def test_a_second_stage_takes_what_fits_and_names_the_rest(trained, data, tmp_pa
     assert first.read_bytes() == second.read_bytes()
     parents = json.loads((tmp_path / "run" / "result.json").read_text())["parents"]
     assert [parent["kind"] for parent in parents] == ["init_from"] and parents[0]["sha256"]
+    assert parents[0]["config"] == json.loads((workdir / "result.json").read_text())["config"]
 
 
 def test_the_same_command_again_trains_nothing_anew(trained, data):

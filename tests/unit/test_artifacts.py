@@ -83,3 +83,11 @@ def test_a_parent_is_named_by_its_weights_and_not_by_its_place(tmp_path):
     same, moved, other = (parent("weights", str(tmp_path / n)) for n in ("x", "y/x", "z/x"))
     assert same == moved
     assert other["sha256"] != same["sha256"]
+
+
+def test_a_run_as_a_parent_tells_its_config_and_its_own_parents(run, tmp_path):
+    found = parent("init_from", str(run / "artifact"))
+    assert found["config"] == {"label": "x"} and found["parents"] == [{"kind": "weights"}]
+    assert found["sha256"] and found["kind"] == "init_from"
+    (tmp_path / "weights").mkdir()
+    assert set(parent("weights", str(tmp_path / "weights"))) == {"kind", "name", "sha256"}

@@ -371,7 +371,10 @@ def test_a_run_of_one_task_can_start_from_it_and_the_other_way_round(run, tmp_pa
     system, own = make_system(config_lib.to_dict(config)), WorkDir(tmp_path / "run")
     own.path.mkdir()
     system.train(own)
-    figures = read_result(str(own.path / "result.json")).metrics["dev"]
+    found = read_result(str(own.path / "result.json"))
+    (parent,) = found.parents
+    assert parent["config"] == read_result(str(workdir.path / "result.json")).config
+    figures = found.metrics["dev"]
     before = read_result(str(workdir.path / "result.json")).metrics["dev"]
     assert figures == pytest.approx(
         {name: before[f"rewrite/{name}"] for name in figures}, rel=1e-5, abs=1e-6

@@ -216,7 +216,35 @@ def test_no_winner_without_a_runner_up_on_the_same_queries(tmp_path, ranks, case
     if case == "no figures":
         write_result(tmp_path / "plain", "Plain", ranks)
         (tmp_path / "plain" / "per_example.json").unlink()
-    assert not any(report.WINNER in row[0] for row in table(tmp_path).rows)
+    made = table(tmp_path)
+    assert not any(report.WINNER in row[0] for row in made.rows)
+    why = {"other queries": "not asked the same queries", "no figures": "per query are missing"}
+    assert [note for note in made.notes if "No winner" in note and why.get(case, "") in note] == [
+        note for note in made.notes if "No winner" in note
+    ]
+    assert any("No winner" in note for note in made.notes) == (case in why)
+
+
+def test_runs_pair_by_their_queries_however_their_data_were_read(tmp_path, ranks):
+    for k, name in enumerate(("Best", "Better", "Plain", "Plain too")):
+        write_result(tmp_path / name, name, ranks // (4 - k), splits=("dev", "test"))
+        spoil(tmp_path / name, dataset={"name": RELEASE, "fingerprint": str(k % 2), "sizes": {}})
+    results = read_results([str(tmp_path)])
+    for name in ("photochat_retrieval", "photochat_study"):
+        made = report.make_report(load_table(name), results)
+        assert [row[0] for row in made.rows if report.WINNER in row[0]] == [f"Best {report.WINNER}"]
+        (note,) = [note for note in made.notes if "paired" in note]
+        assert "Best against Better on" in note
+
+
+def test_each_section_has_a_winner_of_its_own(tmp_path, ranks):
+    for k, name in enumerate(("Good", "Plain")):
+        write_result(tmp_path / name, name, ranks // (2 - k))
+        write_result(tmp_path / f"{name}_", f"{name} demo", ranks // (2 - k), dataset="demo")
+        write_result(tmp_path / f"{name}__", f"{name} own", ranks * (1 + k), dataset="own")
+    made = table(tmp_path)
+    marked = [[r.cells[0] for r in s.rows if report.WINNER in r.cells[0]] for s in made.sections]
+    assert marked == [[f"Good {report.WINNER}"], [f"Good demo {report.WINNER}"]]
 
 
 def figures(made):
@@ -285,6 +313,9 @@ def spoil(folder, **changes):
         ({"metrics": {"test": {"recall@1": 3.0}}}, "metrics.test.recall@5"),
         ({"intervals": {"test": {"recall_sum": [1.0]}}}, "intervals.test.recall_sum"),
         ({"task": "summary"}, "retrieval"),
+        ({"parents": "runs/coco"}, "parents is"),
+        ({"parents": [{"kind": "init_from", "config": "none"}]}, r"parents\.config is"),
+        ({"parents": [{"parents": [7]}]}, r"parents\.parents is"),
     ],
 )
 def test_a_bad_result_is_refused_with_file_and_key(tmp_path, ranks, changes, message):
