@@ -149,7 +149,7 @@ def _selection(total: int, shown: int, worst: int) -> str:
     rest = f", and {sample:,} of the others, evenly spaced by rank" if sample else ""
     return (
         f'<p class="selection"><b>{shown:,} of {total:,} examples are here</b>, to keep the file '
-        f"small: the {worst:,} most wrong{rest}. The histogram counts all.</p>"
+        f"small: the {worst:,} most wrong{rest}. The histogram and the recalls count all.</p>"
     )
 
 
