@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from mmjax.data.index import build_index
+from mmjax.data.index import ExampleIndex, build_index
 from mmjax.data.loader import Loader
 from mmjax.data.packed_plan import PackedPlan
 from mmjax.data.packing import Packing
@@ -44,6 +44,17 @@ def any_source(task: Task) -> Source:
     # Both speakers are what the task asks for, so that somebody is asked and answers.
     roles = () if task.role is None else (task.role, task.role)
     return ListSource([dataclasses.replace(_ANY_DIALOGUE, roles=roles)])
+
+
+def any_split(task: Task) -> Split:
+    """`any_source` and its example.
+
+    It is made as if something was taken away from the dialogue: an example of which nothing is left
+    has the shapes of any other, and here no features of regions are at hand.
+    """
+    source = any_source(task)
+    first = ExampleIndex(np.zeros(1, np.int64), np.zeros(1, np.int32), {}, {}, {})
+    return Split(source, build_index(task, source, before=first))
 
 
 class TaskData:
@@ -78,9 +89,8 @@ class TaskData:
         return self._splits[name]
 
     def any_split(self) -> Split:
-        """A split of one dialogue, see `any_source`."""
-        source = any_source(self.task)
-        return Split(source, build_index(self.task, source))
+        """A split of one dialogue, see `any_split`."""
+        return any_split(self.task)
 
     def about(self, sizes: Mapping[str, int]) -> dict[str, Any]:
         """What `mmjax.report` must know of it; `sizes`: of the splits that were judged."""

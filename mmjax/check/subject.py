@@ -26,7 +26,6 @@ from jax.sharding import Mesh, NamedSharding
 
 from mmjax import config as config_lib
 from mmjax.data.batches import HostBatches
-from mmjax.data.index import ExampleIndex, build_index
 from mmjax.data.packing import Packing
 from mmjax.data.plan import EvalPlan
 from mmjax.data.tokenizer_files import TOKENIZER_CONFIG, FamilyTokenizer
@@ -36,7 +35,7 @@ from mmjax.errors import UserError
 from mmjax.models.presets import CAUSAL_PRESETS, ENCODER_DECODER_PRESETS, PRESETS
 from mmjax.parallel import rules
 from mmjax.programs import config_sections, make_task
-from mmjax.task_data import any_source
+from mmjax.task_data import any_source, any_split
 
 EXAMPLES = 10_000
 
@@ -149,16 +148,12 @@ def _largest_row(
     task: Any, fields: Sequence[str] | None, packing: Packing | None
 ) -> dict[str, Any]:
     part = next(iter(task.parts.values()))
-    source = any_source(part)
-    # As if something was taken away from it: an example of which nothing is left has the shapes of
-    # any other, and here no features of regions are at hand.
-    first = ExampleIndex(np.zeros(1, np.int64), np.zeros(1, np.int32), {}, {}, {})
-    index = build_index(part, source, before=first)
+    split = any_split(part)
     plan = EvalPlan(np.zeros(1, np.int64), 1)
     return HostBatches(
         task,
-        [source],
-        [index],
+        [split.source],
+        [split.index],
         plan,
         np.arange(1),
         seed=0,

@@ -51,7 +51,8 @@ class CandidateSource:
             None: the `top` as they are.
 
         Raises:
-          UserError: no such file, or it is no answer to these dialogues.
+          UserError: no such file, or it is no answer to these dialogues; where they are judged
+            (`negatives` is None), one of them has no answer.
         """
         self.name, self.photos, self.regions = origin.name, origin.photos, origin.regions
         self._origin = origin
@@ -59,7 +60,7 @@ class CandidateSource:
         lines = _read(file)
         self._answers = {name: _answer(line, top, file, name) for name, line in lines.items()}
         self._photos = _photos(origin)
-        self._check(file, top)
+        self._check(file, top, whole=negatives is None)
         pool = {self._photos[answer.own].id for answer in self._answers.values()}
         self._alike = collections.Counter(_content(self._photos[name]) for name in pool)
         self._negatives = negatives
@@ -71,11 +72,9 @@ class CandidateSource:
 
     def __getitem__(self, i: int) -> Dialogue:
         dialogue = self._origin[i]
-        shared = [photo for turn in dialogue.turns for photo in turn.photos]
-        names = [f"{dialogue.id}#{sub}" if sub else dialogue.id for sub in range(len(shared))]
         proposals = tuple(
             self._proposal(name, photo) if name in self._answers else None
-            for name, photo in zip(names, shared, strict=True)
+            for name, photo in _shares(dialogue)
         )
         return dataclasses.replace(dialogue, proposals=proposals)
 
@@ -110,7 +109,7 @@ class CandidateSource:
         everything = {**found, own: found.get(own, (shared, lowest))}
         return {content: pair for content, pair in everything.items() if content in kept}
 
-    def _check(self, file: epath.Path, top: int) -> None:
+    def _check(self, file: epath.Path, top: int, whole: bool) -> None:
         names = {name for answer in self._answers.values() for name in (answer.own, *answer.ids)}
         if unknown := sorted(names - set(self._photos)):
             raise UserError(
@@ -122,6 +121,19 @@ class CandidateSource:
             raise UserError(
                 f"{file} has {fewest} candidates per answer, and {top} are asked for: make it "
                 f"again with --top={top}."
+            )
+        if whole:
+            self._check_whole(file)
+
+    def _check_whole(self, file: epath.Path) -> None:
+        """A recall is of all queries, and the photos of all are its candidates."""
+        asked = [name for i in range(len(self._origin)) for name, _ in _shares(self._origin[i])]
+        if missing := [name for name in asked if name not in self._answers]:
+            raise UserError(
+                f"{file} has no answer to {len(missing):,} of the {len(asked):,} shared photos of "
+                f"{self.name}, such as {missing[0]}: without them the recall would be of fewer "
+                "queries and candidates. Let the run that proposes answer the whole split again "
+                "(--mode=predict), or leave those dialogues out of the data."
             )
 
 
@@ -177,6 +189,12 @@ def _answer(line: Mapping[str, Any], top: int, file: epath.Path, name: str) -> _
     if not all(map(math.isfinite, scores)):
         raise UserError(f"{file}: a score in the answer to {name} is no finite number.")
     return answer
+
+
+def _shares(dialogue: Dialogue) -> list[tuple[str, Photo]]:
+    """Name of each share, as answers have it, and its photo."""
+    shared = [photo for turn in dialogue.turns for photo in turn.photos]
+    return [(f"{dialogue.id}#{i}" if i else dialogue.id, photo) for i, photo in enumerate(shared)]
 
 
 def _photos(source: Source) -> dict[str, Photo]:

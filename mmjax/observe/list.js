@@ -290,8 +290,9 @@ function go(step) {
   const to = Math.max(0, Math.min(at + step, shown.length - 1));
   while (drawn <= to && drawn < shown.length) drawMore();
   if (!shown.length) return;
-  list.children[to].focus({ preventScroll: true });
-  list.children[to].scrollIntoView({ block: "start" });
+  const card = list.children[to];
+  card.focus({ preventScroll: true });
+  scrollBy({ top: card.getBoundingClientRect().top - edge + 8 });
 }
 
 // Small things

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import base64
 import collections
+import functools
 import io
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from etils import epath
 from PIL import Image
 
+from mmjax.curation.whitelist import Entries, Whitelist, coco_entries, load_whitelist
 from mmjax.data.images import decode_image
 from mmjax.observe.document import bars, write_document
 
@@ -49,7 +51,7 @@ def write_page(
       about: facts of the run for the header, such as {"split": "dev", "recall@1": "16.3"}.
       limit: examples in the page. Of more answers, the worst half of the page is the most wrong
         ones, the rest a sample at even distances in the order of rank; the page says so. The
-        histogram and the recalls per label count all answers.
+        histogram and the recalls per label and category count all answers.
     """
     if limit < 1:
         raise ValueError(f"limit={limit}: at least one example is shown.")
@@ -68,7 +70,13 @@ def write_page(
         groups="Rank of the right photo",
         key=key,
         figure=_histogram([answer["above"] + 1 for answer in answers]),
-        more=_labels_table(len(data["labels"])) + _selection(len(answers), len(chosen), worst),
+        more="".join(
+            [
+                _recalls_table("category", "categories", data["categories"]),
+                _recalls_table("label", "labels", data["labels"]),
+                _selection(len(answers), len(chosen), worst),
+            ]
+        ),
         footer="Rank: one more than the number of photos scored above the right one.",
     )
 
@@ -121,15 +129,15 @@ def _histogram(ranks: Sequence[int]) -> str:
     return bars(f"Rank of the right photo, all {len(ranks):,} examples", items, "rank")
 
 
-def _labels_table(count: int) -> str:
-    """The script fills it."""
-    if not count:
+def _recalls_table(kind: str, name: str, rows: Collection[Any]) -> str:
+    """Of the right photo's kinds, such as its labels; the script fills it."""
+    if not rows:
         return ""
-    heads = "".join(f'<th scope="col">{name}</th>' for name in ("examples", "R@1", "R@5", "R@10"))
+    heads = "".join(f'<th scope="col">{head}</th>' for head in ("examples", "R@1", "R@5", "R@10"))
     return (
-        '<details class="labels"><summary>Recall by label of the right photo</summary><div><table>'
-        f'<thead><tr><th scope="col">label</th>{heads}</tr></thead><tbody id="labels"></tbody>'
-        "</table></div></details>"
+        f'<details class="recalls"><summary>Recall by {kind} of the right photo</summary><div>'
+        f'<table><thead><tr><th scope="col">{kind}</th>{heads}</tr></thead>'
+        f'<tbody id="{name}"></tbody></table></div></details>'
     )
 
 
@@ -141,7 +149,7 @@ def _selection(total: int, shown: int, worst: int) -> str:
     rest = f", and {sample:,} of the others, evenly spaced by rank" if sample else ""
     return (
         f'<p class="selection"><b>{shown:,} of {total:,} examples are here</b>, to keep the file '
-        f"small: the {worst:,} most wrong{rest}. The histogram counts all.</p>"
+        f"small: the {worst:,} most wrong{rest}. The histogram and the recalls count all.</p>"
     )
 
 
@@ -165,25 +173,57 @@ def _data(
         ],
         "images": [base64.b64encode(data).decode() for data in images],
         "labels": _labels(answers),
+        "categories": _categories(answers),
     }
 
 
 def _labels(answers: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
-    """[label of the right photo, examples, mean recall at 1, 5 and 10 in percent], frequent first.
+    """Rows as of `_recalls`, the frequent labels of right photos first."""
+    found = _recalls(answers, dict.fromkeys)
+    frequent = sorted(found, key=lambda label: (-found[label][0], label))[:_MOST_LABELS]
+    return [[label, *found[label]] for label in frequent]
+
+
+def _categories(answers: Sequence[Mapping[str, Any]]) -> list[list[Any]]:
+    """The same of categories that there are, in the order of PhotoChat's list."""
+    found = _recalls(answers, _categories_of)
+    return [[group, *found[group]] for group in _listed()[0].groups if group in found]
+
+
+def _recalls(
+    answers: Sequence[Mapping[str, Any]], names_of: Callable[[Sequence[str]], Collection[str]]
+) -> dict[str, list[Any]]:
+    """Name -> [examples, mean recall at 1, 5 and 10 in percent].
 
     Recall is expected over the order of equal scores, as in `mmjax.metrics.retrieval`.
+
+    Args:
+      names_of: from the right photo's labels.
     """
     found: dict[str, list[list[float]]] = collections.defaultdict(list)
     for answer in answers:
         equal = answer.get("equal", 1)
         recalls = [100 * min(max(k - answer["above"], 0), equal) / equal for k in _KS]
-        for label in dict.fromkeys(answer["labels"]):
-            found[label].append(recalls)
-    frequent = sorted(found, key=lambda label: (-len(found[label]), label))[:_MOST_LABELS]
-    return [
-        [label, len(found[label]), *np.mean(found[label], axis=0).round(2).tolist()]
-        for label in frequent
-    ]
+        for name in names_of(answer["labels"]):
+            found[name].append(recalls)
+    return {
+        name: [len(rows), *np.mean(rows, axis=0).round(2).tolist()] for name, rows in found.items()
+    }
+
+
+def _categories_of(labels: Collection[str]) -> tuple[str, ...]:
+    """PhotoChat's groups of labels ("people", "food", ...) of a photo with these, see `Whitelist`.
+
+    COCO's classes count as the entries that stand for them; other labels have no category.
+    """
+    whitelist, entries = _listed()
+    return whitelist.groups_in([e for label in labels for e in entries.get(label, ())])
+
+
+@functools.cache
+def _listed() -> tuple[Whitelist, Entries]:
+    whitelist = load_whitelist()
+    return whitelist, coco_entries(whitelist)
 
 
 def _example(
@@ -201,6 +241,7 @@ def _example(
         "rank": answer["above"] + 1,
         "score": _number(answer["score"]),
         "photo": index(answer),
+        "categories": _categories_of(answer["labels"]),
         "top": [[index(photo), _number(photo["score"])] for photo in answer["top"][:_TOP]],
         "sharer": sharer,
         "threshold": answer.get("threshold"),

@@ -1,4 +1,4 @@
-// What a retrieval model answered. Examples, photos, images, labels: see _data in page.py.
+// What a retrieval model answered. Examples, photos, images, labels, categories: see _data in page.py.
 const RIGHT = "Right photo";
 const CHIPS = 4, WORDS = 8;
 
@@ -7,7 +7,11 @@ document.body.classList.toggle("labels-only", !page.images.length);
 element("zoom").addEventListener("click", (event) => {
   if (event.target === element("zoom")) element("zoom").close();
 });
-listLabels();
+const kinds = [
+  { key: "category", name: "Category", rows: page.categories, of: "categories" },
+  { key: "label", name: "Label", rows: page.labels, of: "labels" },
+].filter(({ rows }) => rows.length);
+kinds.forEach(listRecalls);
 begin({
   one: "example",
   many: "examples",
@@ -17,16 +21,12 @@ begin({
     { key: "6-10", name: "6–10", tone: "far", holds: ({ rank }) => rank <= 10 },
     { key: "worse", name: "Worse", tone: "lost", holds: () => true },
   ],
-  filters: page.labels.length
-    ? [
-        {
-          key: "label",
-          name: "Label",
-          choices: [["", "any label"], ...page.labels.map(([label]) => [label, cut(label, LONG_LABEL)])],
-          holds: ({ labels }, label) => labels.includes(label),
-        },
-      ]
-    : [],
+  filters: kinds.map(({ key, name, rows, of }) => ({
+    key,
+    name,
+    choices: [["", `any ${key}`], ...rows.map(([value]) => [value, cut(value, LONG_LABEL)])],
+    holds: (example, value) => example[of].includes(value),
+  })),
   orders: {
     wrong: ["most wrong first", (a, b) => b.rank - a.rank || a.position - b.position],
     best: ["best first", (a, b) => a.rank - b.rank || a.position - b.position],
@@ -47,17 +47,16 @@ begin({
     ),
 });
 
-// The table of mean recalls; a click on a label shows its examples.
-function listLabels() {
-  const rows = page.labels.map(([label, examples, ...recalls]) => {
-    const button = make("button", { type: "button", dir: "auto" }, [cut(label, LONG_LABEL)]);
-    button.addEventListener("click", () => change({ label }));
+// A table of mean recalls; a click on a label or a category shows its examples.
+function listRecalls({ key, rows, of }) {
+  element(of).append(...rows.map(([value, examples, ...recalls]) => {
+    const button = make("button", { type: "button", dir: "auto" }, [cut(value, LONG_LABEL)]);
+    button.addEventListener("click", () => change({ [key]: value }));
     return make("tr", {}, [
       make("th", { scope: "row" }, [button]),
       ...[count(examples), ...recalls.map((recall) => recall.toFixed(1))].map((x) => make("td", {}, [x])),
     ]);
-  });
-  element("labels")?.append(...rows);
+  }));
 }
 
 function photos(example) {

@@ -22,7 +22,7 @@ from mmjax.data import tokenizers
 from mmjax.data.candidates import CandidateSource, candidates_file
 from mmjax.data.examples import Example, SkipRecord
 from mmjax.data.featurize import Ragged, buckets_up_to
-from mmjax.data.index import build_index
+from mmjax.data.index import ExampleIndex, build_index
 from mmjax.data.perturb import INPUTS
 from mmjax.data.schema import Dialogue, Photo, Proposal, labels_of
 from mmjax.data.sources import Source
@@ -263,8 +263,16 @@ class RerankTask(Task):
         self._text.page(path, self._asked(split), answers, title)
 
     def _asked(self, split: Split) -> Split:
-        """The split as retrieval sees it: an example per share turn."""
-        return Split(split.source, build_index(self._text, split.source))
+        """The split as retrieval sees it: an example per share turn.
+
+        Every one is there: a run that sees pixels proposes photos without labels too, and one that
+        reads both speakers proposes where the sharer has said nothing.
+        """
+        source = split.source
+        shares = [(i, sub) for i in range(len(source)) for sub in range(len(source[i].proposals))]
+        record, sub = np.array(shares, np.int64).T
+        every = ExampleIndex(record, sub.astype(np.int32), {}, {}, {})
+        return Split(source, build_index(self._text, source, before=every))
 
     def _pool(self, asked: Split) -> dict[str, int]:
         """Position of each photo among the candidates."""

@@ -26,7 +26,7 @@ ALLOWED = {
     "data": {"config", "errors", "options", "parallel", "storage"},
     "curation": {"data", "errors"},
     "pretrained": {"errors", "models", "parallel", "data"},
-    "observe": {"config", "data", "errors", "options", "storage"},
+    "observe": {"config", "curation", "data", "errors", "options", "storage"},
     "evaluators": {"data", "errors", "metrics", "parallel"},
     "evaluators_decisions": {"data", "errors", "evaluators", "metrics"},
     "evaluators_slots": {"data", "errors", "evaluators", "metrics"},

@@ -137,7 +137,8 @@ def test_any_string_survives_the_way_into_the_page(tmp_path, text):
 
 def test_no_answers_make_a_page_without_examples(tmp_path):
     found = page(tmp_path, [])
-    assert found.data == {"examples": [], "photos": [], "images": [], "labels": []}
+    tables = ("examples", "photos", "images", "labels", "categories")
+    assert found.data == {table: [] for table in tables}
     assert "all 0 examples" in found.text("figcaption")
 
 
@@ -206,6 +207,30 @@ def test_recalls_are_listed_for_every_label_of_the_right_photo_over_all_answers(
     ]
 
 
+def test_recalls_are_listed_for_every_category_of_the_right_photo_over_all_answers(tmp_path):
+    answers = [
+        answer("a", above=0, labels=["Sofa", "Cake", "Milk"]),
+        answer("b", above=7, labels=["cake", "person"]),  # as COCO calls them
+        answer("c", above=2, labels=["Woman", "Face"]),
+        answer("d", above=0, labels=["Sofa"]),
+        answer("e", above=0, labels=[]),
+    ]
+    found = page(tmp_path, answers)
+    assert found.data["categories"] == [
+        ["people", 2, 0.0, 50.0, 100.0],
+        ["food", 2, 50.0, 50.0, 100.0],
+    ]
+    shown = [example["categories"] for example in found.data["examples"]]
+    assert shown == [["food"], ["people", "food"], ["people"], [], []]
+    assert "Recall by category of the right photo" in found.inside["summary"]
+
+
+def test_where_no_label_has_a_category_there_is_nothing_of_them(tmp_path):
+    found = page(tmp_path, [answer(labels=["Dog", "Sofa"])])
+    assert found.data["categories"] == []
+    assert found.inside["summary"] == ["Recall by label of the right photo"]
+
+
 def test_a_limit_below_one_is_refused(tmp_path):
     with pytest.raises(ValueError, match="limit=0"):
         page(tmp_path, [answer()], limit=0)
@@ -259,18 +284,23 @@ def test_a_browser_draws_what_the_address_asks_for(tmp_path):
     if browser is None:
         pytest.skip("there is no chromium")
     turns = {0: [(0, HOSTILE)], 1: [(0, "a ZEBRA"), (1, "")], 2: [(0, "zebra crossing")]}
-    labels = {0: ["Dog"], 1: ["Dog"], 2: ["Cat", "Dog"]}
+    labels = {0: ["Dog", "Cake"], 1: ["Dog", "Cake", "Man"], 2: ["Dog", "Woman"]}
     answers = [answer(f"a/{i}", above=10 * i, turns=turns[i], labels=labels[i]) for i in turns]
     path = tmp_path / "page.html"
     write_page(path, answers, thumbnail=lambda name: None, title="t", about={})
 
-    def draw(address: str) -> str:
+    def whole(address: str) -> tuple[str, str]:
+        """What is above the list, and the list."""
         command = [browser, "--headless", "--no-sandbox", "--disable-gpu", "--dump-dom"]
         command += [f"--user-data-dir={tmp_path / 'profile'}", f"file://{path}{address}"]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)
         if done.returncode or "<html" not in done.stdout:
             pytest.skip(f"chromium does not start here: {done.stderr[-300:]}")
-        return done.stdout.partition('id="list"')[2].partition("<footer>")[0]
+        above, _, below = done.stdout.partition('id="list"')
+        return above, below.partition("<footer>")[0]
+
+    def draw(address: str) -> str:
+        return whole(address)[1]
 
     def ranks(drawn: str) -> list[int]:
         return [int(rank) for rank in re.findall(r">rank (\d+)<", drawn)]
@@ -282,8 +312,21 @@ def test_a_browser_draws_what_the_address_asks_for(tmp_path):
     assert ranks(drawn) == [11, 21]
     assert drawn.count("<mark>") == 2 and "<mark>ZEBRA</mark>" in drawn
     assert ranks(draw("#q=zebra&group=1")) == []
-    assert ranks(draw("#label=Cat")) == [21]
     assert ranks(draw("#label=Rat")) == [21, 11, 1]  # no such label: all
+    above, drawn = whole("#category=people&label=Cake")
+    assert ranks(drawn) == [11]  # of 11 and 21, and of 1 and 11
+    rows = re.findall(
+        r'<button type="button" dir="auto">(\w+)</button></th>((?:<td>.*?</td>)*)', above
+    )
+    numbers = {name: re.findall(r"<td>(.*?)</td>", cells) for name, cells in rows}
+    assert numbers == {
+        "people": ["2", "0.0", "0.0", "0.0"],
+        "food": ["2", "50.0", "50.0", "50.0"],
+        "Dog": ["3", "33.3", "33.3", "33.3"],
+        "Cake": ["2", "50.0", "50.0", "50.0"],
+        "Man": ["1", "0.0", "0.0", "0.0"],
+        "Woman": ["1", "0.0", "0.0", "0.0"],
+    }
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import base64
+import io
 import json
 import pickle
 import re
+import struct
+import zipfile
 
 import numpy as np
 import pytest
@@ -129,8 +132,52 @@ BAD = {
         r"c\.npz cannot be read",
     ),
     "a pickle": (
-        lambda folder: _other(as_archives(folder), x=np.array([{}], object)),
-        r"c\.npz cannot be read: Object arrays cannot be loaded",
+        lambda folder: _other(as_archives(folder), x=np.array([[{}]], object)),
+        r"c\.npz: its numbers are object, not floats",
+    ),
+    "an array that is no archive": (
+        lambda folder: _packed(as_archives(folder), lambda data: _npy((3, 5))),
+        r"c\.npz cannot be read: File is not a zip file",
+    ),
+    "damaged where it is compressed": (
+        lambda folder: _packed(as_archives(folder), _damaged),
+        r"c\.npz cannot be read: Error -3 while decompressing",
+    ),
+    "more regions than there is memory for": (
+        lambda folder: _member(as_archives(folder), _npy((10**12, 10))),
+        r"c\.npz: its shape is \(1000000000000, 10\)",
+    ),
+    "regions wider than there is memory for": (
+        lambda folder: _member(as_archives(folder), _npy((1, 10**13))),
+        r"c\.npz: a region has 10000000000000 numbers, the limit",
+    ),
+    "fewer bytes than its shape": (
+        lambda folder: _member(as_archives(folder), _npy((3, 5))),
+        r"c\.npz cannot be read: EOF",
+    ),
+    "a header that does not end": (
+        lambda folder: _member(as_archives(folder), b"\x93NUMPY\x01\x00\x04\x00{'a("),
+        r"c\.npz cannot be read",
+    ),
+    "named columns": (
+        lambda folder: _member(as_archives(folder), b"\x93NUMPY\x03\x00"),
+        r"c\.npz: its array is a table with named columns",
+    ),
+    "an archive that unpacks to gigabytes": (
+        lambda folder: _packed(as_archives(folder), _blown_up),
+        r"c\.npz: its array has 4,026,531,840 bytes, the limit is",
+    ),
+    "encrypted": (
+        lambda folder: _packed(as_archives(folder), _encrypted),
+        r"c\.npz cannot be read: .* is encrypted",
+    ),
+    "in the folders of two splits": (
+        lambda folder: _in_two_splits(folder, "train2014", "val2014"),
+        r"val2014/a\.npz: photo a comes twice",
+    ),
+    "too large for float32": (
+        lambda folder: _other(as_archives(folder), x=np.array([[1e300]])),
+        r"c\.npz: it holds NaN or infinity",
     ),
     "one dimension": (
         lambda folder: as_archives(folder, {**FEATURES, "c": FEATURES["a"][0]}),
@@ -152,6 +199,10 @@ BAD = {
         lambda folder: (as_tables(folder) / "c.tsv").write_text(line("c", FEATURES["a"], 2)),
         r"c\.tsv, line 1: 15 numbers are not 2 regions",
     ),
+    "a count without numbers": (
+        lambda folder: (as_tables(folder) / "c.tsv").write_text(f"c\t1\t1\t1{'0' * 30}\tAAAA\t\n"),
+        r"c\.tsv, line 1: 0 numbers are not 10+ regions",
+    ),
     "no base64": (
         lambda folder: (as_tables(folder) / "c.tsv").write_text("c\t1\t1\t1\tAAAA\t!!!\n"),
         r"c\.tsv, line 1",
@@ -171,6 +222,51 @@ def _other(folder, **arrays):
     np.savez(folder / "c.npz", **arrays)
 
 
+def _packed(folder, change):
+    """`change`: bytes of a good compressed archive -> those of a bad one."""
+    good = io.BytesIO()
+    np.savez_compressed(good, x=FEATURES["a"])
+    (folder / "c.npz").write_bytes(change(good.getvalue()))
+
+
+def _member(folder, data):
+    with zipfile.ZipFile(folder / "c.npz", "w") as archive:
+        archive.writestr("x.npy", data)
+
+
+def _npy(shape):
+    """The header of float32 numbers, and none of them."""
+    data = io.BytesIO()
+    header = {"descr": "<f4", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(data, header)
+    return data.getvalue()
+
+
+# Zip's headers: PKWARE's APPNOTE 4.3.7 (of a member) and 4.3.12 (in the central directory).
+
+
+def _damaged(data):
+    at = 30 + sum(struct.unpack_from("<HH", data, 26))  # behind the header, the name, the extras
+    return data[:at] + b"\xff" * 8 + data[at + 8 :]
+
+
+def _blown_up(data):
+    at = data.index(b"PK\x01\x02") + 24
+    return data[:at] + struct.pack("<I", 0xF000_0000) + data[at + 4 :]
+
+
+def _encrypted(data):
+    for at in (6, data.index(b"PK\x01\x02") + 8):
+        data = data[:at] + bytes([data[at] | 1]) + data[at + 1 :]
+    return data
+
+
+def _in_two_splits(folder, one, other):
+    folder.mkdir()
+    as_archives(folder / one)
+    as_archives(folder / other, {"a": FEATURES["b"]})
+
+
 @pytest.mark.parametrize("kind", BAD)
 def test_features_that_cannot_be_used_are_named_and_the_others_are_there(tmp_path, kind):
     make, message = BAD[kind]
@@ -180,6 +276,16 @@ def test_features_that_cannot_be_used_are_named_and_the_others_are_there(tmp_pat
     assert re.search(message, str(bad))
     good = {name: item for name, item in items if not isinstance(item, BadRecordError)}
     np.testing.assert_equal(good, FEATURES)
+
+
+def test_photos_in_a_folder_per_split_are_found_and_one_in_two_of_them_is_refused(tmp_path):
+    folder = tmp_path / "features"
+    _in_two_splits(folder, "train2014", "val2014")
+    with pytest.raises(UserError, match="photo a comes twice; correct it"):
+        open_with(tmp_path, folder)
+    (folder / "val2014" / "a.npz").rename(folder / "val2014" / "c.npz")
+    photos = photos_of(open_with(tmp_path, folder))
+    np.testing.assert_array_equal(photos["c"].regions.read(), FEATURES["b"])
 
 
 def test_features_that_cannot_be_used_are_left_out_where_that_is_asked(tmp_path):

@@ -14,6 +14,7 @@ from mmjax.data.examples import SkipRecord
 from mmjax.data.index import build_index
 from mmjax.data.schema import Dialogue, Photo, Turn
 from mmjax.data.sources import ListSource
+from mmjax.data.splits import Split
 from mmjax.data.tokenizers import load_tokenizer, train_tokenizer
 from mmjax.errors import UserError
 from mmjax.metrics.retrieval import rank_counts_from_scores, recall_at_k
@@ -23,6 +24,7 @@ from mmjax.tasks.rerank import STRIDE, RerankOptions, RerankTask
 from mmjax.tasks.retrieval_examples import query_text
 from mmjax.tasks.text_classifier import ModelOptions
 from mmjax.workdir import WorkDir
+from tests.page_reader import Page
 
 COLOURS = ("red", "green", "blue", "black", "white", "brown")
 
@@ -122,6 +124,27 @@ def test_what_looks_alike_is_proposed_once_and_counted(proposed):
         assert list(proposal.alike) == alike
 
 
+def test_a_dialogue_without_an_answer_is_refused_where_it_is_judged(proposed):
+    source, _, _, file = proposed
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:-1]))
+    with pytest.raises(UserError, match=r"no answer to 1 of the 12 shared photos of .*such as d11"):
+        CandidateSource(source, file, top=4)
+    learned = CandidateSource(source, file, top=4, negatives=1)
+    assert [learned[i].proposals[0] is None for i in range(12)] == [False] * 11 + [True]
+
+
+def test_every_share_of_a_dialogue_needs_its_answer(tmp_path):
+    shares = tuple(Turn(0, "", (Photo(name, (name,)),)) for name in ("p0", "p1"))
+    source = ListSource([Dialogue("d", (Turn(0, "look"), *shares))], "list:dev")
+    line = {"photo": "p0", "above": 0, "equal": 1, "top": [{"photo": "p0", "score": 1.0}]}
+    file = write(tmp_path, "dev", [{**line, "id": "d"}])
+    with pytest.raises(UserError, match=r"no answer to 1 of the 2 shared photos .* such as d#1"):
+        CandidateSource(source, file, top=1)
+    write(tmp_path, "dev", [{**line, "id": "d"}, {**line, "id": "d#1", "photo": "p1"}])
+    assert None not in CandidateSource(source, file, top=1)[0].proposals
+
+
 def test_training_sees_the_shared_photo_and_others_that_look_different(proposed):
     source, _, _, file = proposed
     found = CandidateSource(source, file, top=4, negatives=1)
@@ -210,6 +233,50 @@ def test_the_mix_is_chosen_where_it_is_asked_for_and_kept_elsewhere(proposed, to
     assert chosen["recall@1@mixed"] >= chosen["recall@1"]
     fixed = type(task.evaluator())(mix=0.0).evaluate(index, lambda name, e: given[name][e]).metrics
     assert fixed["recall@1@mixed"] == fixed["recall@1"]
+
+
+def test_what_has_no_labels_and_who_said_nothing_is_answered_and_ranked_like_the_others(
+    tmp_path, tokenizer
+):
+    """A run that sees pixels, or reads both speakers, proposes for them too."""
+    plain = dialogues()
+    unlabelled = Turn(0, "", (Photo("bare"),))
+    silent = Turn(0, "", (Photo("shared in silence", ("pink",)),))
+    plain[3] = Dialogue("d3", (*plain[3].turns[:2], unlabelled))
+    plain[7] = Dialogue("d7", (plain[7].turns[0], silent))
+    source = ListSource(plain, "list:dev")
+    pool = _pool(source)
+    by_labels = {photo.labels: k for k, photo in enumerate(pool)}
+    scores = np.random.default_rng(1).normal(size=(len(source), len(pool)))
+    scores = scores[:, [by_labels[photo.labels] for photo in pool]].round(6)
+    top = len(pool)
+    file = write(tmp_path, "dev", predictions(source, scores, pool, top))
+    task, found = task_of(tokenizer), CandidateSource(source, file, top=top)
+    index = build_index(task, found)
+    split = Split(found, index)
+    rng = np.random.default_rng(2)
+    fit = {labels: np.float32(rng.normal()) for labels in by_labels}
+    of_pair = np.array(
+        [
+            fit[found[int(r)].proposals[0].photos[int(s)].labels]
+            for r, s in zip(index.record, index.sub, strict=True)
+        ]
+    )
+    answers = task.answers(split, lambda name, examples: of_pair[examples], 2)
+    # Everything was proposed, so that the network's scores alone say the ranks.
+    assert [answer["id"] for answer in answers] == [dialogue.id for dialogue in plain]
+    for dialogue, answer in zip(plain, answers, strict=True):
+        own = _own(dialogue)
+        assert (answer["photo"], answer["labels"]) == (own.id, list(own.labels))
+        assert answer["above"] == sum(fit[photo.labels] > fit[own.labels] for photo in pool)
+        assert answer["equal"] == sum(fit[photo.labels] == fit[own.labels] for photo in pool)
+        best = sorted(fit.values(), reverse=True)[:2]
+        assert [photo["score"] for photo in answer["top"]] == pytest.approx(best)
+        assert [fit[tuple(photo["labels"])] for photo in answer["top"]] == best
+    assert answers[7]["asked"] == [] and answers[7]["query"] == ""
+    task.page(tmp_path / "page.html", split, answers, "t")
+    about = Page(tmp_path / "page.html").inside["dd"]
+    assert about[:2] == ["list:dev", str(len(pool))]
 
 
 def test_a_score_that_is_no_number_is_no_good_rank(proposed, tokenizer):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -319,3 +320,19 @@ def test_a_small_one_learns_to_find_the_photos_of_the_demo(model, monkeypatch, t
     found = result["metrics"]["dev"]["recall_sum"]
     chance = 100 * (1 + 5 + 10) / SCENES
     assert found > 2 * chance, (found, chance)
+
+
+def test_a_run_on_features_of_regions_is_told_that_it_cannot_be_exported(
+    fitted, monkeypatch, tmp_path
+):
+    config = get_config("model=scan,regions=FOLDER,demo")
+    config.task.candidate = "regions"
+    config.task.regions.update(count=3, dim=2)
+    config.model.update(joint_dim=8, word_dim=4)
+    workdir = WorkDir(tmp_path / "run")
+    shutil.copytree(fitted, workdir.path / "preprocessing")
+    (workdir.path / "preprocessing.ready").write_text("")
+    # A trained network is found by the shapes of a batch; its numbers are not needed here.
+    monkeypatch.setattr("mmjax.best_state._of_artifact", lambda folder, options, like: ({}, {}))
+    with pytest.raises(UserError, match="kind=scan has no form in Hugging Face's format"):
+        make_system(to_dict(config)).export(workdir)
