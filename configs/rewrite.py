@@ -8,12 +8,15 @@
     configs/rewrite.py:copies=false                         writes every word anew
     configs/rewrite.py:model=unchanged                      the query itself, to compare with
 
-Rewrites copy nearly all that they say, so that spans of the dialogue may be copied as such.
+Rewrites copy nearly all that they say, so that spans of the dialogue may be copied as such. From
+scratch there is little to learn the language from, so that what is read is learned as well.
 `init_from=run://DIR` starts from the weights of another run, such as one of configs/respond.py. A
 single key is changed with --config.SECTION.KEY=VALUE.
 """
 
 from __future__ import annotations
+
+import dataclasses
 
 from ml_collections import ConfigDict
 
@@ -71,6 +74,10 @@ def get_config(variant: str = "") -> ConfigDict:
     preset, rate = SIZES[arg.size]
     seen = f", {arg.images}" if arg.images else ""
     seen += ", copying" if arg.copies else ""
+    recipe = training(arg, FINE_TUNED if arg.weights else rate, epochs=10.0, tokens=TOKENS)
+    if not arg.weights:
+        averaged = {"schedule": "cosine", "ema_decay": 0.999, "ema_warmup": True}
+        recipe["optim"] = dataclasses.replace(recipe["optim"], **averaged)
     return new_config(
         label=f"GPT ({arg.size}{'' if arg.weights else ', from scratch'}{seen})",
         system="network",
@@ -89,8 +96,9 @@ def get_config(variant: str = "") -> ConfigDict:
             image_weights=arg.image_weights or None,
             batch_norm=batch_norm(arg),
             copies=arg.copies,
+            read_weight=0.0 if arg.weights else 0.3,
             remat="full" if arg.size in ("large", "xl") else "none",
         ),
-        **training(arg, FINE_TUNED if arg.weights else rate, epochs=10.0, tokens=TOKENS),
+        **recipe,
         eval=EvalOptions(every_epochs=1.0, metric="exact", batch_size=32, first=False),
     )
