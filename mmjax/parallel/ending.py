@@ -27,6 +27,7 @@ from mmjax.errors import (
     EXIT_BUG,
     EXIT_INTERRUPTED,
     EXIT_LOST,
+    EXIT_PREEMPTED,
     EXIT_USER_ERROR,
     UserError,
 )
@@ -44,6 +45,10 @@ _ending = threading.Lock()  # held by the thread that ends this process
 _verdict: tuple[str, int] | None = None  # its sentence and exit code, as soon as they are known
 _last_acts: list[Callable[[], None]] = []
 _on_abort: Any = None  # must outlive its registration with the C library
+
+
+class Terminated(Exception):  # noqa: N818 - nothing went wrong
+    """The process was asked to end (SIGTERM)."""
 
 
 @contextlib.contextmanager
@@ -179,6 +184,8 @@ def _described(error: BaseException) -> tuple[str, int]:
     """The sentence, and the exit code."""
     if isinstance(error, UserError):
         return str(error), error.exit_code
+    if isinstance(error, Terminated):
+        return "SIGTERM: what was saved is kept; the same command continues.", EXIT_PREEMPTED
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; what was saved is kept.", EXIT_INTERRUPTED
     first = str(error).partition("\n")[0][:200]
