@@ -16,7 +16,7 @@ FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 30, 600
 
 _REASONS = {
     VANISHED: "the machine is gone or cannot be reached",
-    PEER_LOST: "a process of the run was lost",
+    PEER_LOST: "a process of the run, or its bucket, was lost",
     PREEMPTED: "the run saved its state and stopped",
 }
 

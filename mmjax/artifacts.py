@@ -20,7 +20,7 @@ from typing import Any
 
 import jax
 from etils import epath
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.numpy import save
 
 from mmjax import storage
@@ -51,12 +51,18 @@ def write_artifact(
     Raises:
       UserError: the folder cannot be written.
     """
-    # One array at a time comes to the host: it is whole there, but the tree need not be.
-    arrays = {name: distributed.to_host(x) for name, x in _named(variables).items()}
+    arrays = {}
+    for name, x in _named(variables).items():
+        array = distributed.to_host(x)  # whole, on every process
+        if distributed.is_main():  # which writes them as one file; the others hold one at a time
+            arrays[name] = array
     if not distributed.is_main():
         return
     folder = epath.Path(folder)
-    try:
+    with storage.told(
+        f"the artifact {folder} cannot be written",
+        "free space, and the same command writes it again",
+    ):
         if folder.exists():
             folder.rmtree()
         (folder / "preprocessing").mkdir(parents=True)
@@ -70,11 +76,6 @@ def write_artifact(
             "chosen": dict(chosen or {}),
         }
         storage.write_text(folder / _ABOUT, json.dumps(about, indent=1))
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"the artifact {folder} cannot be written ({error}): free space, and the same command "
-            "writes it again."
-        ) from error
 
 
 def read_artifact(place: epath.PathLike, target: Any) -> Any:
@@ -177,18 +178,21 @@ def check_artifact(folder: epath.PathLike) -> dict[str, Any]:
     """What `artifact.json` says, once every file is what it says. Raises UserError."""
     folder = epath.Path(folder)
     try:
-        about = json.loads((folder / _ABOUT).read_text())
+        with storage.as_os_errors():
+            about = json.loads((folder / _ABOUT).read_text())
         if about["format_version"] != FORMAT_VERSION:
             raise UserError(
                 f"{folder} has format {about['format_version']}, this mmjax reads {FORMAT_VERSION}."
             )
         files = about["files"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"there is no artifact in {folder} (artifact.json cannot be read): a run leaves one "
-            "when it is finished."
+        why = "" if isinstance(error, FileNotFoundError) else f": {storage.reason(error)}"
+        raise storage.failure(error)(
+            f"there is no artifact in {folder} (artifact.json cannot be read{why}): a run leaves "
+            "one when it is finished."
         ) from error
-    found = _digests(folder)
+    with _readable(folder):
+        found = _digests(folder)
     for name in sorted({*files, *found}):
         if files.get(name) != found.get(name):
             raise UserError(f"{folder / name} is missing or was changed since it was written.")
@@ -208,8 +212,8 @@ def parent(kind: str, folder: str) -> dict[str, Any]:
     another run's artifact also its config and its own parents, by which one knows what it learned.
     """
     path, digest = epath.Path(folder).expanduser(), hashlib.sha256()
-    if path.is_dir():
-        for file in sorted(path.iterdir()):
+    with _readable(path):
+        for file in sorted(path.iterdir()) if path.is_dir() else ():
             if file.name == "config.json" or file.suffix == ".safetensors":
                 digest.update(_sha256(file).encode())
     found = {"kind": kind, "name": path.name, "sha256": digest.hexdigest()}
@@ -223,10 +227,17 @@ def parent(kind: str, folder: str) -> dict[str, Any]:
 def _opened(folder: epath.Path) -> Iterator[Any]:
     """The file of the weights, of which single arrays and parts of them can be read."""
     with (
+        _readable(folder),
         storage.local_file(folder / _WEIGHTS) as file,
         safe_open(file, framework="numpy") as weights,
     ):
         yield weights
+
+
+def _readable(folder: epath.Path) -> contextlib.AbstractContextManager[None]:
+    return storage.told(
+        f"{folder} cannot be read", "see that it can, and give the same command again"
+    )
 
 
 def _placed(weights: Any, name: str, leaf: jax.ShapeDtypeStruct) -> jax.Array:

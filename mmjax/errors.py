@@ -13,3 +13,13 @@ class UserError(Exception):
     `mmjax.main` prints the message without a traceback and exits with code 2. Any other
     exception is a bug in mmjax and keeps its traceback.
     """
+
+    exit_code = EXIT_USER_ERROR
+
+
+class OutageError(UserError):
+    """What the run needs cannot be reached for now: nothing is wrong with its command, which
+    continues it when it is started again, by a launcher too.
+    """
+
+    exit_code = EXIT_LOST

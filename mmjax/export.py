@@ -13,11 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from etils import epath
-from safetensors import SafetensorError
 from safetensors.numpy import save
 
 from mmjax import storage
-from mmjax.errors import UserError
 from mmjax.pretrained.exported import ModelFolder
 
 CONFIG = "config.json"
@@ -35,7 +33,9 @@ def write_export(
       UserError: they cannot be written.
     """
     folder = epath.Path(folder)
-    try:
+    with storage.told(
+        f"{folder} cannot be written", "free space, and the same command writes it again"
+    ):
         if folder.exists():
             for old in folder.glob(f"*/{CONFIG}"):
                 old.unlink()
@@ -45,11 +45,6 @@ def write_export(
         for model in models:
             text = json.dumps(dict(model.config), indent=1, ensure_ascii=False)
             storage.write_text(folder / model.name / CONFIG, text + "\n")
-    except (OSError, SafetensorError) as error:
-        raise UserError(
-            f"{folder} cannot be written ({error}): free space, and the same command writes it "
-            "again."
-        ) from error
     return [os.fspath(folder / model.name) for model in models]
 
 

@@ -21,7 +21,7 @@ import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from mmjax.errors import UserError
+from mmjax.errors import OutageError, UserError
 
 if TYPE_CHECKING:
     import tensorstore as ts
@@ -54,7 +54,8 @@ class Lease:
         Args:
           store, name: the object.
           where: the folder, for messages.
-          on_lost: called, from another thread, when another run may have taken it over.
+          on_lost: called, from another thread, when another run may have taken it over; with an
+            OutageError where the store could not be reached for so long.
           renew_every, stale_after: seconds; None: `RENEW_EVERY` and `STALE_AFTER`.
           wait: waits so many seconds while another's lease is watched.
         """
@@ -168,15 +169,15 @@ class Lease:
             try:
                 if self.renew():
                     continue
-                why = "another run took it over"
+                kind, why = UserError, "another run took it over"
             except (ValueError, OSError, RuntimeError) as error:
                 logger.warning("the lease on %s was not renewed: %s", self._where, error)
                 if time.monotonic() - self._renewed_at < self._stale_after - self._renew_every:
                     continue
-                why = "it could not be renewed"
+                kind, why = OutageError, "it could not be renewed"
             self.generation = None
             self._on_lost(
-                UserError(
+                kind(
                     f"this run has lost its hold on {self._where} ({why}): it stops, and the same "
                     "command continues from the last checkpoint when no other run is there."
                 )

@@ -1,9 +1,9 @@
 """The command line: `python -m mmjax.main --config=configs/retrieval.py[:variant] ...`
 
 Exit codes: 0 done; 1 a bug in mmjax (with a traceback); 2 bad input (with one sentence); 3 it does
-not fit (`--mode=check`); 69 another process of the run was lost; 75 the run was asked to stop and
-has saved its state: the same command continues it, as it does after 69; 130 Ctrl-C where there was
-nothing to save.
+not fit (`--mode=check`); 69 another process of the run, or its bucket, was lost; 75 it was asked to
+stop (SIGTERM; Ctrl-C in training) and has saved what there was: the same command continues it, as
+it does after 69; 130 Ctrl-C where there was nothing to save.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from mmjax.errors import (
     EXIT_DOES_NOT_FIT,
     EXIT_INTERRUPTED,
     EXIT_PREEMPTED,
-    EXIT_USER_ERROR,
     UserError,
 )
 
@@ -247,10 +246,18 @@ def _guarded(function, argv: Sequence[str]) -> int:
         return function(argv)
     except UserError as error:
         print(f"mmjax: {error}", file=sys.stderr)
-        return EXIT_USER_ERROR
+        return error.exit_code
     except KeyboardInterrupt:
         print("mmjax: interrupted; what was saved is kept.", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except Exception as error:
+        from mmjax import storage
+
+        told = storage.as_told(error)
+        if told is None:
+            raise
+        print(f"mmjax: {told}", file=sys.stderr)
+        return told.exit_code
 
 
 def _config_argument(argv: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ import concurrent.futures
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import sys
 import tempfile
@@ -21,12 +22,25 @@ from typing import TYPE_CHECKING, Any
 
 from etils import epath
 
+from mmjax.errors import OutageError, UserError
+
 if TYPE_CHECKING:
     import tensorstore as ts
 
 _BLOCK = 1 << 22
 _PART = ".part"  # what a kill while writing leaves has such a name
 _AT_ONCE = 8  # files on the way to or from an object store
+# Codes of TensorFlow's errors; TensorStore's, which are ValueErrors, begin with the same names.
+_LATER = ("UNAVAILABLE", "DEADLINE_EXCEEDED", "ABORTED")  # it may answer when it is asked again
+_NO_RIGHT = ("PERMISSION_DENIED", "UNAUTHENTICATED")
+
+
+class StoreError(OSError):
+    """What an object store refuses."""
+
+
+class StoreUnavailableError(StoreError, ConnectionError):
+    """An object store cannot be reached for now."""
 
 
 def is_remote(path: epath.PathLike) -> bool:
@@ -118,14 +132,72 @@ def key_values(folder: epath.PathLike) -> ts.KvStore:
 
 @contextlib.contextmanager
 def as_os_errors() -> Iterator[None]:
-    """What TensorFlow raises for an object store is an OSError, as for a folder."""
+    """What TensorFlow and TensorStore raise for an object store is an OSError, as for a folder."""
     try:
         yield
     except Exception as error:
-        tensorflow = sys.modules.get("tensorflow")  # not imported: it raised nothing
-        if tensorflow is None or not isinstance(error, tensorflow.errors.OpError):
+        refused = _refusal(error)
+        if refused is None or refused is error:
             raise
-        raise OSError(str(error).partition("\n")[0]) from error
+        raise refused from error
+
+
+@contextlib.contextmanager
+def told(what: str, then: str) -> Iterator[None]:
+    """What a disk or an object store refuses in here is one sentence: "WHAT (reason): THEN."
+
+    Raises:
+      UserError: something is to be mended; OutageError: the object store may answer later.
+    """
+    try:
+        with as_os_errors():
+            yield
+    except OSError as error:
+        raise failure(error)(f"{what} ({reason(error)}): {then}.") from error
+
+
+def failure(error: BaseException) -> type[UserError]:
+    """As what to tell it: whether somebody must act, or the same command alone goes on."""
+    return OutageError if isinstance(_refusal(error), StoreUnavailableError) else UserError
+
+
+def reason(error: BaseException) -> str:
+    """The system's words; TensorStore gives its error number at the end of a long report."""
+    code = re.search(r"os_error_code='(\d+)'", str(error))
+    if code is not None:
+        return os.strerror(int(code[1]))
+    return getattr(error, "strerror", None) or str(error).partition("\n")[0]
+
+
+def as_told(error: BaseException) -> UserError | None:
+    """For what nobody has caught: a sentence where an object store refused; None: a bug."""
+    if not isinstance(error, StoreError) and _code(error) not in (*_LATER, *_NO_RIGHT):
+        return None
+    return failure(error)(
+        f"the object store refused ({reason(error)}): see that this machine may use it and "
+        "reaches it, and give the same command again."
+    )
+
+
+def _refusal(error: BaseException) -> StoreError | None:
+    """The error of an object store in this house's words; None: it is of something else."""
+    if isinstance(error, StoreError):
+        return error
+    code = _code(error)
+    if code is None:
+        return None
+    return (StoreUnavailableError if code in _LATER else StoreError)(reason(error))
+
+
+def _code(error: BaseException) -> str | None:
+    """The name of an object store's error; "" where it matters to nobody here, None: no such."""
+    names = (*_LATER, *_NO_RIGHT)
+    tensorflow = sys.modules.get("tensorflow")  # not imported: it raised nothing
+    if tensorflow is not None and isinstance(error, tensorflow.errors.OpError):
+        return {getattr(tensorflow.errors, name): name for name in names}.get(error.error_code, "")
+    if isinstance(error, ValueError):
+        return next((name for name in names if str(error).startswith(f"{name}:")), None)
+    return None
 
 
 def _put(path: epath.Path, write: str, content: Any) -> None:

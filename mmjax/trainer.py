@@ -248,12 +248,12 @@ def train(
             if step % schedule.log_every == 0:
                 for writer in writers:
                     writer.flush()
-    if loop.evaluated_step is None:  # no step to make, or the length of the run was cut
-        evaluate_now()
-        save()
-    elif checkpoints.current != step:
-        save()
-    checkpoints.wait()
+        if loop.evaluated_step is None:  # no step to make, or the length of the run was cut
+            evaluate_now()
+            save()
+        elif checkpoints.current != step:
+            save()
+        checkpoints.wait()
     return state, loop
 
 

@@ -27,7 +27,7 @@ import numpy as np
 from etils import epath
 
 from mmjax import storage
-from mmjax.errors import UserError
+from mmjax.errors import OutageError, UserError
 from mmjax.evaluators import Evaluation, of_part
 from mmjax.lease import Lease
 from mmjax.metrics.bootstrap import bootstrap_interval
@@ -93,16 +93,17 @@ class WorkDir:
         Raises:
           UserError: an identity key differs from the run that is here.
         """
-        # Once: a kill while it is written again would leave a run that cannot be continued.
-        if (self.path / "checkpoints").exists():
-            found = self.check(identity)
-        else:  # a command that came to nothing, perhaps with a mistake in it, binds nobody
-            found = self._same(identity)
+        with self._told():
+            # Once: a kill while it is written again would leave a run that cannot be continued.
+            if (self.path / "checkpoints").exists():
+                found = self.check(identity)
+            else:  # a command that came to nothing, perhaps with a mistake in it, binds nobody
+                found = self._same(identity)
+                if not found:
+                    (self.path / "preprocessing.ready").unlink(missing_ok=True)
             if not found:
-                (self.path / "preprocessing.ready").unlink(missing_ok=True)
-        if not found:
-            text = json.dumps({"identity": dict(identity), "config": config}, indent=1)
-            storage.write_text(self.path / "config.json", text)
+                text = json.dumps({"identity": dict(identity), "config": config}, indent=1)
+                storage.write_text(self.path / "config.json", text)
 
     def check_shared(self) -> None:
         """Waits for the process that claims the directory; every process calls it then.
@@ -125,12 +126,14 @@ class WorkDir:
           free: keys that may differ.
         """
         path = self.path / "config.json"
+        with self._told():
+            if not path.exists():
+                return False
+            text, begun = path.read_text(), (self.path / "checkpoints").exists()
         try:
-            before = json.loads(path.read_text())["identity"]
-        except FileNotFoundError:
-            return False
+            before = json.loads(text)["identity"]
         except (ValueError, KeyError, TypeError) as error:
-            if (self.path / "checkpoints").exists():
+            if begun:
                 raise UserError(
                     f"{path} cannot be read ({error}); the run in {self.path} cannot be continued."
                 ) from error
@@ -149,36 +152,48 @@ class WorkDir:
 
     def _config_digest(self) -> str:
         file = self.path / "config.json"
-        return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""
+        with self._told():
+            return hashlib.sha256(file.read_bytes()).hexdigest() if file.exists() else ""
 
     def _same(self, identity: Mapping[str, Any]) -> bool:
         try:
             return self.check(identity)
+        except OutageError:
+            raise
         except UserError:
             return False
+
+    def _told(self) -> contextlib.AbstractContextManager[None]:
+        return storage.told(
+            f"--workdir={self.path} cannot be read or written",
+            "free space, see that this machine may use it, and give the same command again",
+        )
 
     def look_at_test(self, why: str) -> int:
         """Enters one look at a test split in the ledger; returns how many there have been."""
         folder = self.path / "test_looks"
-        folder.mkdir(parents=True, exist_ok=True)
-        looks = self.looks()
         entry = {
             "why": why,
             "command": command_line(),
             "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         }
-        storage.write_text(folder / f"{looks:04d}.json", json.dumps(entry))
+        with self._told():
+            folder.mkdir(parents=True, exist_ok=True)
+            looks = self.looks()
+            storage.write_text(folder / f"{looks:04d}.json", json.dumps(entry))
         return looks + 1
 
     def looks(self) -> int:
         """How often a test split has been looked at."""
         folder = self.path / "test_looks"
-        return sum(1 for _ in storage.files(folder)) if folder.exists() else 0
+        with self._told():
+            return sum(1 for _ in storage.files(folder)) if folder.exists() else 0
 
     def figures(self, split: str) -> dict[str, float]:
         """The final metrics on a split; empty where there is no result."""
         try:
-            return dict(json.loads((self.path / "result.json").read_text())["metrics"][split])
+            with storage.as_os_errors():
+                return dict(json.loads((self.path / "result.json").read_text())["metrics"][split])
         except (OSError, ValueError, LookupError, TypeError):
             return {}
 
@@ -202,7 +217,6 @@ class WorkDir:
           tasks: of a mixture, what else is told of each of them, its "dataset" above all.
         """
         per_example = {split: _per_example(e, ids[split]) for split, e in evaluations.items()}
-        storage.write_text(self.path / "per_example.json", json.dumps(per_example))
         result = {
             "format_version": 1,
             "name": self.path.name,
@@ -223,7 +237,9 @@ class WorkDir:
             "versions": versions(),
             "device": device(),
         }
-        storage.write_text(self.path / "result.json", json.dumps(result, indent=1))
+        with self._told():
+            storage.write_text(self.path / "per_example.json", json.dumps(per_example))
+            storage.write_text(self.path / "result.json", json.dumps(result, indent=1))
 
 
 def _per_example(evaluation: Evaluation, ids: Any) -> dict[str, Any]:

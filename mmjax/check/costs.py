@@ -41,6 +41,7 @@ _FREE = {
     "iota",
 }
 _KERNEL = "tpu_custom_call"  # Mosaic: what Pallas is compiled to
+_LIBRARY = re.compile(r'custom_call_target="__cu(blas|dnn)\$')  # XLA for GPUs calls these two
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Costs:
       bytes_across: of what a device sends, that which goes from slice to slice.
       unknown_loops: whose trips are not in the program; their bodies count once.
       silent_kernels: custom kernels whose FLOPs are not among these.
+      silent_calls: calls of a GPU's libraries of which the same is true.
     """
 
     flops: float = 0.0
@@ -74,6 +76,7 @@ class Costs:
     bytes_across: float = 0.0
     unknown_loops: int = 0
     silent_kernels: int = 0
+    silent_calls: int = 0
 
     @property
     def bytes_sent(self) -> float:
@@ -94,6 +97,7 @@ class Costs:
             self.bytes_across + other.bytes_across,
             self.unknown_loops + other.unknown_loops,
             self.silent_kernels + other.silent_kernels,
+            self.silent_calls + other.silent_calls,
         )
 
     def times(self, n: int) -> Costs:
@@ -104,6 +108,7 @@ class Costs:
             self.bytes_across * n,
             self.unknown_loops,
             self.silent_kernels,
+            self.silent_calls,
         )
 
 
@@ -166,6 +171,9 @@ class _Counter:
             return self._collective(kind, one, moved) if not fused else Costs()
         if opcode == "custom-call" and f'"{_KERNEL}"' in one.attributes:
             return Costs(0.0, moved, silent_kernels=1)
+        if opcode == "custom-call" and _LIBRARY.search(one.attributes):
+            flops = _library_product(one, computation)
+            return Costs(flops or 0.0, moved, silent_calls=int(flops is None))
         return Costs(0.0, moved)
 
     def _of_collective(self, name: str) -> Costs:
@@ -198,9 +206,12 @@ class _Counter:
         if n == 1:
             return Costs(0.0, moved)
         sent = _SENT[kind](size, n)
-        # Of each slice the parts of an array cross once, shared among its devices.
         met = len({self._slices[device] for device in group})
-        across = _SENT[kind](size, met) * met / n if met > 1 else 0.0
+        across = _SENT[kind](size, met) if met > 1 else 0.0
+        if not kind.endswith("all-to-all"):
+            # Of each slice the parts of an array cross once, shared among its devices. What each
+            # device has for each other one is its own, and crosses by itself.
+            across *= met / n
         return Costs(0.0, moved, {kind: Traffic(1, sent)}, across)
 
     def _moved(self, one: Instruction, computation: Mapping[str, Instruction]) -> float:
@@ -295,6 +306,16 @@ def _dot(one: Instruction, computation: Mapping[str, Instruction]) -> float:
     left = computation[one.operands[0]].results[0]
     dims = re.search(r"lhs_contracting_dims=\{([\d,]*)\}", one.attributes)
     summed = [left.shape[int(i)] for i in dims[1].split(",") if i] if dims else []
+    return 2.0 * one.results[0].size * math.prod(summed)
+
+
+def _library_product(one: Instruction, computation: Mapping[str, Instruction]) -> float | None:
+    """Of a matrix product by cuBLAS; None: it is something else, of which nothing is told here."""
+    dims = re.search(r'"lhs_contracting_dimensions":\[([\d,"]*)\]', one.attributes)
+    if "$conv" in one.attributes or "$fmha" in one.attributes or dims is None:
+        return None
+    left = computation[one.operands[0]].results[0]
+    summed = [left.shape[int(i)] for i in re.findall(r"\d+", dims[1])]
     return 2.0 * one.results[0].size * math.prod(summed)
 
 

@@ -106,8 +106,8 @@ def _work_rows(found: Measured) -> Iterable[tuple[str, str]]:
         yield "of all that, from slice to slice", gib(costs.bytes_across)
     if costs.unknown_loops:
         yield "loops of unknown length, counted once", str(costs.unknown_loops)
-    if costs.silent_kernels:
-        yield "kernels whose FLOPs are not known, counted as 0", str(costs.silent_kernels)
+    if silent := costs.silent_kernels + costs.silent_calls:
+        yield "kernels whose FLOPs are not known, counted as 0", str(silent)
 
 
 def _bound_lines(found: Measured) -> Iterable[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import re
 from collections.abc import Iterable
 
 import jax
@@ -24,6 +25,8 @@ SHAPES = {
     "v6e": _PLANE,
     "tpu7x": _SPACE,
 }
+# libtpu divides by a size of 0, which ends the process; what may follow a shape it reads itself.
+_NAME = re.compile(r"\w+:[1-9]\d{0,3}(x[1-9]\d{0,3})*(_\w+)?", re.ASCII)
 # Where a chip's two cores are one device to JAX, as on the machines that are let.
 _OPTIONS = {"v4": {"chip_config_name": "megacore"}}
 
@@ -40,6 +43,8 @@ def slice_devices(name: str, slices: int = 1) -> list[jax.Device]:
             "(Linux; it is also in requirements-test.txt)."
         )
     try:
+        if _NAME.fullmatch(name) is None:
+            raise ValueError("it must be written as v5e:4x4 is")
         return _described(name, slices)
     except (jax.errors.JaxRuntimeError, ValueError, RuntimeError) as error:
         generation = name.partition(":")[0]

@@ -11,8 +11,6 @@ import concurrent.futures
 import contextlib
 import json
 import logging
-import os
-import re
 from collections.abc import Collection
 from typing import Any
 
@@ -66,13 +64,14 @@ class CheckpointStore:
         self._whole.discard(step)
         target = self._folder / str(step)
         try:
-            if distributed.is_main():
-                self._folder.mkdir(parents=True, exist_ok=True)
-                self._remove_unfinished()
-                if target.exists():
-                    _remove(target)
-            distributed.barrier(f"checkpoint {step}", distributed.WORK_S)
-            self._orbax.save(target / _ARRAYS, args=ocp.args.StandardSave(tree))
+            with storage.as_os_errors():
+                if distributed.is_main():
+                    self._folder.mkdir(parents=True, exist_ok=True)
+                    self._remove_unfinished()
+                    if target.exists():
+                        _remove(target)
+                distributed.barrier(f"checkpoint {step}", distributed.WORK_S)
+                self._orbax.save(target / _ARRAYS, args=ocp.args.StandardSave(tree))
         except (OSError, ValueError) as error:
             raise self._failed(step, error) from error
         record = {"host": host, "tree": _signature(tree)}
@@ -102,7 +101,9 @@ class CheckpointStore:
         """The newest checkpoint that is whole; None if there is none. Warns of broken ones."""
         found = -1
         if distributed.is_main():
-            for step in sorted(self._numbers(), reverse=True):
+            with _readable(self._folder):
+                numbers = self._numbers()
+            for step in sorted(numbers, reverse=True):
                 fault = self._fault(step)
                 if fault is None:
                     found = step
@@ -133,55 +134,63 @@ class CheckpointStore:
         """
         self.check(step)
         path = self._folder / str(step)
-        saved = json.loads((path / _HOST).read_text())
+        with _readable(path):
+            saved = json.loads((path / _HOST).read_text())
         difference = _difference(saved["tree"], _signature(target))
         if difference:
             raise UserError(
                 f"checkpoint {path} is of another model: {difference}. Use the config it was made "
                 "with, or another --workdir."
             )
-        tree = self._orbax.restore(path / _ARRAYS, args=ocp.args.StandardRestore(target))
+        with _readable(path):
+            tree = self._orbax.restore(path / _ARRAYS, args=ocp.args.StandardRestore(target))
         self.current = step
         return tree, saved["host"]
 
     def host(self, step: int) -> dict[str, Any]:
         """The host values of a checkpoint alone."""
-        return json.loads((self._folder / str(step) / _HOST).read_text())["host"]
+        path = self._folder / str(step)
+        with _readable(path):
+            return json.loads((path / _HOST).read_text())["host"]
 
     def hosts(self) -> list[dict[str, Any]]:
         """The host values of all checkpoints from which a run might continue."""
         found = []
-        for step in self._finished():
-            with contextlib.suppress(FileNotFoundError, ValueError, KeyError, TypeError):
-                found.append(self.host(step))
+        with _readable(self._folder):
+            for step in self._finished():
+                text = _text(self._folder / str(step) / _HOST)
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    found.append(json.loads(text)["host"])
         return found
 
     def _finish(self, step: int, record: dict[str, Any], keep: Collection[int] | int) -> None:
         """Runs in the background: the manifest, then the removal of what is not kept."""
         try:
-            self._orbax.wait_until_finished()
-            if not distributed.is_main():
-                return
-            path = self._folder / str(step)
-            storage.write_text(path / _HOST, json.dumps(record))
-            storage.write_text(path / _MANIFEST, json.dumps(_digests(path)))
-            steps = self._finished()
-            if isinstance(keep, int):
-                keep = [s for s in steps if s <= step][-keep:]
-            for old in steps:
-                if old not in {*keep, step}:
-                    _remove(self._folder / str(old))
+            with storage.as_os_errors():
+                self._orbax.wait_until_finished()
+                if not distributed.is_main():
+                    return
+                path = self._folder / str(step)
+                storage.write_text(path / _HOST, json.dumps(record))
+                storage.write_text(path / _MANIFEST, json.dumps(_digests(path)))
+                steps = self._finished()
+                if isinstance(keep, int):
+                    keep = [s for s in steps if s <= step][-keep:]
+                for old in steps:
+                    if old not in {*keep, step}:
+                        _remove(self._folder / str(old))
         except (OSError, ValueError) as error:
             raise self._failed(step, error) from error
 
     def _failed(self, step: int, error: Exception) -> UserError:
         if distributed.is_main():
-            with contextlib.suppress(OSError):  # what is left goes with the next save
+            # What is left goes with the next save.
+            with contextlib.suppress(OSError), storage.as_os_errors():
                 self._remove_unfinished()
-        return UserError(
-            f"checkpoint {step} could not be saved in {self._folder} ({_reason(error)}): the run "
-            "stopped; free space or mend the folder, and the same command continues from the "
-            "checkpoint before it."
+        return storage.failure(error)(
+            f"checkpoint {step} could not be saved in {self._folder} ({storage.reason(error)}): "
+            "the run stopped; free space or mend the folder, and the same command continues from "
+            "the checkpoint before it."
         )
 
     def _numbers(self) -> list[int]:
@@ -204,16 +213,11 @@ class CheckpointStore:
         if step in self._whole:
             return None
         path = self._folder / str(step)
-        try:
+        with _readable(path):
             wanted = _manifest(path)
             if not wanted:
                 return "its save was not finished"
             found = _digests(path)
-        except OSError as error:
-            raise UserError(
-                f"checkpoint {path} cannot be read ({_reason(error)}): see that it can, "
-                "and run the same command again."
-            ) from error
         if wanted == found:
             self._whole.add(step)
             return None
@@ -221,21 +225,26 @@ class CheckpointStore:
         return f"{names[0]} is missing or was changed since it was saved"
 
 
-def _reason(error: Exception) -> str:
-    """The system's words; TensorStore gives its error number at the end of a long report."""
-    code = re.search(r"os_error_code='(\d+)'", str(error))
-    if code is not None:
-        return os.strerror(int(code[1]))
-    return getattr(error, "strerror", None) or str(error).partition("\n")[0]
+def _readable(path: epath.Path) -> contextlib.AbstractContextManager[None]:
+    """What is read in here and cannot be, is told: it may be whole."""
+    return storage.told(f"{path} cannot be read", "see that it can, and run the same command again")
 
 
 def _manifest(path: epath.Path) -> dict[str, list] | None:
     """None where there is none, or one that was cut off."""
     try:
-        found = json.loads((path / _MANIFEST).read_text())
-    except (FileNotFoundError, NotADirectoryError, ValueError):
+        found = json.loads(_text(path / _MANIFEST))
+    except ValueError:
         return None
     return found if isinstance(found, dict) else None
+
+
+def _text(file: epath.Path) -> str:
+    """What is in a file; nothing where there is none."""
+    try:
+        return file.read_text()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
 
 
 def _remove(path: epath.Path) -> None:

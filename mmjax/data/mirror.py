@@ -20,7 +20,6 @@ from etils import epath
 
 from mmjax import storage
 from mmjax.data.records import damaged
-from mmjax.errors import UserError
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +83,7 @@ def publish(folder: epath.Path, remote: epath.Path) -> None:
         storage.copy_folder(folder, remote)
         storage.write_text(remote / _MANIFEST, json.dumps(storage.digests(folder)))
     except OSError as error:
-        raise UserError(
+        raise storage.failure(error)(
             f"--config.data.data_dir: {remote} cannot be written ({error.strerror or error}): "
             "check the bucket's name and this machine's rights."
         ) from error
@@ -97,7 +96,7 @@ def _manifest(remote: epath.Path) -> dict[str, Any] | None:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise UserError(
+        raise storage.failure(error)(
             f"{remote / _MANIFEST} cannot be read ({error}): check the bucket's name and this "
             "machine's rights, or delete that folder to have it prepared again."
         ) from error

@@ -8,13 +8,13 @@ its first line, and what earlier starts wrote beyond them does not count.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from typing import Any
 
 from etils import epath
 
 from mmjax import storage
-from mmjax.errors import UserError
 
 
 class MetricsLog:
@@ -32,11 +32,9 @@ class MetricsLog:
         self._folder = epath.Path(folder)
         self._part, self._text = 0, ""
         self.lines = kept
-        try:
+        with self._told():
             self._folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise self._failed(error) from error
-        self._start = 1 + max((start for start, _, _ in _files(self._folder)), default=-1)
+            self._start = 1 + max((start for start, _, _ in _files(self._folder)), default=-1)
         self._put({"kept": kept})
 
     def write(self, step: int, values: dict[str, float], timing: dict[str, float]) -> None:
@@ -51,17 +49,15 @@ class MetricsLog:
 
     def _put(self, line: dict[str, Any]) -> None:
         self._text += json.dumps(line, sort_keys=True) + "\n"
-        try:
+        with self._told():
             storage.write_text(
                 self._folder / f"{self._start:04d}-{self._part:06d}.jsonl", self._text
             )
-        except OSError as error:
-            raise self._failed(error) from error
 
-    def _failed(self, error: OSError) -> UserError:
-        return UserError(
-            f"cannot write metrics in {self._folder} ({error.strerror or error}): the run stopped; "
-            "free space, and the same command continues."
+    def _told(self) -> contextlib.AbstractContextManager[None]:
+        return storage.told(
+            f"cannot write metrics in {self._folder}",
+            "the run stopped; free space, and the same command continues",
         )
 
 

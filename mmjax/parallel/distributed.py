@@ -14,7 +14,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from mmjax.errors import UserError
-from mmjax.parallel import agreement, coordination, ending, launcher
+from mmjax.parallel import agreement, coordination, ending, launcher, sigterm
 from mmjax.parallel.coordination import WORK_S, barrier, from_main, main_first
 
 __all__ = [
@@ -35,13 +35,16 @@ MODES = ("auto", "on", "off")
 _FIRST_WORDS_S = 20.0  # who waits for others for so long says so
 _DEVICES_S = 300.0  # until they have answered
 _NEVER_FIRST_S = 30  # that JAX waits longer than we do: it knows only how to abort
+# Of JAX's ways to find out about other processes: none, where they are given. Of Slurm it would
+# also take that each process has one GPU.
+_AS_TOLD = "deactivate"
 
 
 def start(mode: str, *, start_timeout_s: float = 300.0, lost_after_s: float = 100.0) -> None:
     """Connects the processes of this run.
 
-    A run of one process gets a coordinator of its own: without one JAX neither notices SIGTERM nor
-    can be asked whether to save before the machine is taken away.
+    A run of one process gets a coordinator of its own: without one JAX cannot be asked whether to
+    save before the machine is taken away. From here on SIGTERM is heeded, see `sigterm`.
 
     Args:
       mode: "auto" connects to other processes when a launcher says that there are some; "on"
@@ -62,7 +65,15 @@ def start(mode: str, *, start_timeout_s: float = 300.0, lost_after_s: float = 10
                 "a launcher (launch/, srun, mpirun), or set JAX_COORDINATOR_ADDRESS, "
                 "JAX_NUM_PROCESSES and JAX_PROCESS_ID for each process."
             )
-        jax.distributed.initialize(f"127.0.0.1:{_free_port()}", num_processes=1, process_id=0)
+        alone = f"127.0.0.1:{_free_port()}"
+        jax.distributed.initialize(
+            alone,
+            num_processes=1,
+            process_id=0,
+            coordinator_bind_address=alone,  # nobody else connects to it
+            cluster_detection_method=_AS_TOLD,
+        )
+        sigterm.take_over()
         return
     ending.say_when_aborted(
         f"the {_count(launch)}processes of this run ({launch.by}) could not be connected (the "
@@ -76,12 +87,14 @@ def start(mode: str, *, start_timeout_s: float = 300.0, lost_after_s: float = 10
                 process_id=launch.process,
                 initialization_timeout=int(start_timeout_s) + _NEVER_FIRST_S,
                 heartbeat_timeout_seconds=int(lost_after_s),
+                cluster_detection_method=_AS_TOLD if launch.address else None,
             )
         except (ValueError, RuntimeError) as error:
             raise UserError(
                 f"the processes of this run ({launch.by}) could not be connected ({error}); with "
                 "one process use --distributed=off."
             ) from error
+    sigterm.take_over()
     ending.say_when_aborted(
         f"{coordination.name()} was ended by a library (its reason stands above), mostly because "
         f"another process died or its machine is gone. {ending.CONTINUES}"
@@ -145,8 +158,9 @@ def describe(
 class StopRequest:
     """Whether the run has been asked to stop, agreed by all processes at the same step.
 
-    SIGTERM (a preemption) comes through JAX's preemption service. Ctrl-C asks for the same once;
-    a second Ctrl-C stops at once.
+    SIGTERM (a preemption) comes through JAX's preemption service; one that comes too late to be
+    heeded ends the run where this is left. Ctrl-C asks for the same once; a second Ctrl-C stops at
+    once.
     """
 
     def __init__(self):
@@ -154,6 +168,7 @@ class StopRequest:
         self._previous = None
 
     def __enter__(self) -> StopRequest:
+        sigterm.begin_loop()
         if jax.process_count() == 1:
             try:
                 self._previous = signal.signal(signal.SIGINT, self._on_interrupt)
@@ -161,9 +176,10 @@ class StopRequest:
                 self._previous = None
         return self
 
-    def __exit__(self, *_: Any) -> None:
+    def __exit__(self, error: type[BaseException] | None, *_: Any) -> None:
         if self._previous is not None:
             signal.signal(signal.SIGINT, self._previous)
+        sigterm.end_loop(heeded=error is not None)
 
     def agreed(self, step: int) -> bool:
         """True at the step at which every process stops. Call it once per step."""

@@ -22,7 +22,15 @@ from typing import Any, NoReturn
 
 import jax
 
-from mmjax.errors import EXIT_BUG, EXIT_INTERRUPTED, EXIT_LOST, EXIT_USER_ERROR, UserError
+from mmjax import storage
+from mmjax.errors import (
+    EXIT_BUG,
+    EXIT_INTERRUPTED,
+    EXIT_LOST,
+    EXIT_PREEMPTED,
+    EXIT_USER_ERROR,
+    UserError,
+)
 from mmjax.parallel import coordination
 
 _HEARD_WITHIN_S = 30.0  # who does not answer for so long is gone; a busy machine is slow to
@@ -37,6 +45,10 @@ _ending = threading.Lock()  # held by the thread that ends this process
 _verdict: tuple[str, int] | None = None  # its sentence and exit code, as soon as they are known
 _last_acts: list[Callable[[], None]] = []
 _on_abort: Any = None  # must outlive its registration with the C library
+
+
+class Terminated(Exception):  # noqa: N818 - nothing went wrong
+    """The process was asked to end (SIGTERM)."""
 
 
 @contextlib.contextmanager
@@ -171,12 +183,16 @@ def _decide(sentence: str, code: int) -> tuple[str, int]:
 def _described(error: BaseException) -> tuple[str, int]:
     """The sentence, and the exit code."""
     if isinstance(error, UserError):
-        return str(error), EXIT_USER_ERROR
+        return str(error), error.exit_code
+    if isinstance(error, Terminated):
+        return "SIGTERM: what was saved is kept; the same command continues.", EXIT_PREEMPTED
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; what was saved is kept.", EXIT_INTERRUPTED
     first = str(error).partition("\n")[0][:200]
     if isinstance(error, jax.errors.JaxRuntimeError | ValueError) and _BROKEN.search(str(error)):
         return f"another process died or cannot be reached ({first}). {CONTINUES}", EXIT_LOST
+    if told := storage.as_told(error):
+        return str(told), told.exit_code
     return f"{type(error).__name__}: {first}", EXIT_BUG
 
 

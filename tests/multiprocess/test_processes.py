@@ -73,6 +73,23 @@ def test_stopped_and_continued_on_other_numbers_of_processes_it_is_one_run(clust
     assert result["test_looks"] == 1
 
 
+def test_sigterm_to_one_before_the_training_ends_all(cluster):
+    """There is nothing to save, and the preparation is not waited for."""
+    fate = {"call": (PREPARE, 1), "sign": "SIGTERM"}
+    assert cluster.run("early", 2, fates={1: fate}) == [75, 75], cluster.said("early", 1)
+    asked = cluster.sentence("early", 1)
+    assert asked == "SIGTERM: what was saved is kept; the same command continues."
+    assert cluster.sentence("early") == f"process 1 of 2 stopped: {asked}"
+
+
+def test_sigterm_ends_what_does_not_train(cluster, alone):
+    judged = "mmjax.network:NetworkSystem._evaluate"
+    fate = {"call": (judged, 1), "sign": "SIGTERM"}
+    assert cluster.run("alone", 1, "--mode=eval", fates={0: fate}) == [75], cluster.said("alone")
+    assert cluster.sentence("alone").startswith("SIGTERM: what was saved is kept")
+    assert "dev/" not in cluster.said("alone")
+
+
 def test_a_process_that_waits_for_others_in_vain_says_so(cluster):
     assert cluster.run("lonely", 2, "--start_timeout=2", only=0) == [2]
     said = cluster.sentence("lonely")
@@ -144,6 +161,8 @@ def test_a_process_that_is_killed_ends_the_others_with_a_sentence(cluster, kille
     assert (codes[killed], codes[other]) == (KILLED, 69)
     said = cluster.sentence(name, other)
     assert "another process died" in said and "The same command continues" in said
+    # By its own clock it did not wait for long: after 20 s at a barrier a process says so.
+    assert "s of at most" not in cluster.said(name, other)
 
 
 def test_a_process_that_hangs_is_named_when_the_barrier_has_waited_long_enough(cluster):

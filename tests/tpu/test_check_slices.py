@@ -57,6 +57,8 @@ def test_an_unknown_slice_is_answered_with_those_that_there_are():
     with pytest.raises(UserError, match="v5e:2x2, v5e:2x4, v5e:4x4") as error:
         slice_devices("v5e:3x3")
     assert "v3" not in str(error.value)
+    with pytest.raises(UserError, match=r"no such slice \(it must be written as v5e:4x4 is\)"):
+        slice_devices("v5e:0x4")
     assert sweep.candidates("v5e:4x4")[-1] == "v5e:4x4" and "v5e:2x2" in known_slices(["v5e"])
 
 

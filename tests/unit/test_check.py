@@ -183,6 +183,24 @@ def test_without_libtpu_the_message_says_how_to_install_it(monkeypatch):
         topology.slice_devices("v3:4x4")
 
 
+@pytest.mark.parametrize(
+    "name", ["v5e:0x4", "v5e:4x0x2", "v5e:", "v5e:4x", "v5e:4 x4", "v5e:4x4\n"]
+)
+def test_a_slice_that_is_mistyped_does_not_reach_libtpu_which_would_end_the_process(
+    name, monkeypatch
+):
+    monkeypatch.setattr(topology.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr(topology, "known_slices", lambda generations: ["v5e:4x4"])
+    asked = []
+    monkeypatch.setattr(topology, "_described", lambda *name: asked.append(name) or [])
+    with pytest.raises(UserError, match=r"no such slice \(it must be written .* others, v5e:4x4"):
+        topology.slice_devices(name)
+    assert not asked
+    for fine in ("v5e:4x4", "v4:2x2x4_twisted", "tpu7x:2x2x1"):
+        topology.slice_devices(fine)
+    assert [name for name, _ in asked] == ["v5e:4x4", "v4:2x2x4_twisted", "tpu7x:2x2x1"]
+
+
 def test_what_has_no_network_and_what_is_mistyped_is_a_users_error():
     bm25 = {"system": "bm25", "label": "BM25"}
     with pytest.raises(UserError, match="has no network: there is nothing to compile"):

@@ -227,6 +227,56 @@ def test_what_goes_from_slice_to_slice_is_told_apart():
     assert both.bytes_across == 6 * 128 * 128 * 2 / 2 / 2
 
 
+EXCHANGE = """HloModule jit_f
+
+ENTRY %main (p0: f32[24,16]) -> f32[24,16] {
+  %p0 = f32[24,16]{1,0} parameter(0)
+  ROOT %out = f32[24,16]{1,0} all-to-all(%p0), channel_id=1, replica_groups={GROUP}, dimensions={0}
+}
+"""
+
+
+@pytest.mark.parametrize("slices", [[0, 0, 1, 1], [0, 1, 0, 1], [0, 0, 1, 1, 2, 2], [0, 1, 2]])
+def test_of_an_exchange_all_that_goes_to_another_slice_crosses(slices):
+    """Against a count of every piece from every device to every other."""
+    n, whole = len(slices), 24 * 16 * 4
+    group = "{{" + ",".join(map(str, range(n))) + "}}"
+    sent = crossed = 0
+    for one, other in itertools.permutations(range(n), 2):
+        sent += whole / n
+        crossed += whole / n * (slices[one] != slices[other])
+    found = count(EXCHANGE.replace("{GROUP}", group), slices)
+    assert found.bytes_sent == pytest.approx(sent / n)
+    assert found.bytes_across == pytest.approx(crossed / n)
+
+
+# What XLA makes for GPUs of a product, of a batch of products by the newer library, and of two
+# calls whose work their shapes do not tell.
+GPU = """HloModule jit_f, is_scheduled=true
+
+ENTRY %main (a: f32[32,64], b: f32[64,48], c: bf16[4,8,16], d: bf16[4,16,24]) -> f32[32,48] {
+  %a = f32[32,64]{1,0} parameter(0)
+  %b = f32[64,48]{1,0} parameter(1)
+  %c = bf16[4,8,16]{2,1,0} parameter(2)
+  %d = bf16[4,16,24]{2,1,0} parameter(3)
+  %gemm = (f32[32,48]{1,0}, s8[4194304]{0}) custom-call(%a, %b), custom_call_target="__cublas$gemm", backend_config={"gemm_backend_config":{"alpha_real":1,"beta":0,"dot_dimension_numbers":{"lhs_contracting_dimensions":["1"],"rhs_contracting_dimensions":["0"],"lhs_batch_dimensions":[],"rhs_batch_dimensions":[]},"epilogue":"DEFAULT"}}
+  %batch = (bf16[4,8,24]{2,1,0}, s8[33554432]{0}) custom-call(%c, %d), custom_call_target="__cublas$lt$matmul", backend_config={"gemm_backend_config":{"dot_dimension_numbers":{"lhs_contracting_dimensions":["2"],"rhs_contracting_dimensions":["1"],"lhs_batch_dimensions":["0"],"rhs_batch_dimensions":["0"]}}}
+  %conv = (f32[1,3,3,8]{3,2,1,0}, u8[0]{0}) custom-call(%a, %b), window={size=3x3}, dim_labels=b01f_01io->b01f, custom_call_target="__cudnn$convForward"
+  %fmha = (bf16[4,8,24]{2,1,0}, u8[0]{0}) custom-call(%c, %d), custom_call_target="__cudnn$fmhaSoftmax", backend_config={"cudnn_fmha_backend_config":{"bmm1_dot_dimension_numbers":{"lhs_contracting_dimensions":["2"]}}}
+  %sort = f32[32,48]{1,0} custom-call(%a), custom_call_target="__cub$DeviceRadixSort"
+  ROOT %out = f32[32,48]{1,0} get-tuple-element(%gemm), index=0
+}
+"""  # noqa: E501 - as XLA writes it
+
+
+def test_products_that_a_gpus_library_makes_are_counted_and_what_is_not_known_of_it_is_told():
+    found = count(GPU, [0])
+    assert found.flops == 2 * 32 * 48 * 64 + 2 * 4 * 8 * 24 * 16
+    assert (found.silent_calls, found.silent_kernels) == (2, 0)
+    # What a program's own kernels do says nothing of the library's.
+    assert found.with_kernels(5.0).silent_calls == 2
+
+
 def test_a_text_that_is_no_program_is_an_error():
     with pytest.raises(ValueError, match="no ENTRY"):
         parse("nothing")

@@ -13,12 +13,12 @@ PACKAGE = Path(__file__).resolve().parents[2] / "mmjax"
 # the command line may import what they like; nothing below them imports them.
 ALLOWED = {
     "errors": set(),
-    "storage": set(),
+    "storage": {"errors"},
     "lease": {"errors"},
     "config": {"errors"},
     "options": {"config"},
     "metrics": {"data", "parallel"},
-    "parallel": {"config", "errors", "options"},
+    "parallel": {"config", "errors", "options", "storage"},
     "losses": {"parallel"},
     "models": {"parallel", "errors"},
     "decoding": {"errors"},

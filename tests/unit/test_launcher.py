@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 from jax._src import cloud_tpu_init
 
@@ -70,3 +74,57 @@ def test_processes_that_nobody_tells_of_cannot_be_insisted_on(monkeypatch):
         distributed.start("on")
     with pytest.raises(UserError, match="choose one of auto, on, off"):
         distributed.start("maybe")
+
+
+# Connects; prints which GPUs it may use, and whether 127.0.0.1 is where it is heard.
+STARTED = """
+import pathlib
+from jax._src import xla_bridge
+from jax._src.distributed import global_state
+from mmjax.parallel import distributed
+distributed.start("off")
+port = int(global_state.coordinator_address.rpartition(":")[2])
+tables = "".join(pathlib.Path(f"/proc/self/net/{table}").read_text() for table in ("tcp", "tcp6"))
+rows = [row.split() for row in tables.splitlines()]
+heard = {row[1][-13:] for row in rows if row[3] == "0A" and row[1].endswith(f":{port:04X}")}
+print(xla_bridge.CUDA_VISIBLE_DEVICES.value, heard == {f"0100007F:{port:04X}"})
+"""
+
+
+def test_one_process_of_a_slurm_job_has_all_gpus_and_is_heard_by_this_machine_alone():
+    one_task = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_NTASKS": "1",
+        "SLURM_STEP_NODELIST": "node1",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", STARTED],
+        env={**os.environ, **one_task},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "all True\n", done.stderr
+
+
+def test_processes_that_are_given_by_hand_take_nothing_else_from_slurm(monkeypatch):
+    """As where `launch.local` runs inside of a job of one task, with GPUs for each."""
+    for name, value in {**BY_HAND, **SLURM, "SLURM_STEP_NODELIST": "node1"}.items():
+        monkeypatch.setenv(name, value)
+    given = {}
+
+    def initialize(address, **options):
+        given.update(options, address=address)
+        raise ValueError("far enough")
+
+    monkeypatch.setattr(distributed.jax.distributed, "initialize", initialize)
+    with pytest.raises(UserError, match="far enough"):
+        distributed.start("on")
+    assert (given["address"], given["num_processes"]) == ("10.0.0.1:1234", 4)
+    assert given["cluster_detection_method"] == "deactivate"
+    for name in BY_HAND:
+        monkeypatch.delenv(name)
+    with pytest.raises(UserError, match="far enough"):  # all that Slurm's own processes know
+        distributed.start("on")
+    assert given["cluster_detection_method"] is None

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import tensorstore as ts
 
-from mmjax.errors import UserError
+from mmjax.errors import EXIT_LOST, EXIT_USER_ERROR, UserError
 from mmjax.lease import Lease
 
 NEVER = 1e6
@@ -98,14 +98,15 @@ def test_a_holder_that_lost_it_is_told_and_stops_renewing(store):
     told, known = [], threading.Event()
 
     def lost(error):
-        told.append(str(error))
+        told.append(error)
         known.set()
 
     holder = lease(store, renew_every=0.01, on_lost=lost)
     holder.acquire()
     store.write(".lease", "another's").result()
     assert known.wait(30)
-    assert "another run took it over" in told[0]
+    assert "another run took it over" in str(told[0])
+    assert told[0].exit_code == EXIT_USER_ERROR  # to start it again would only be refused
     holder.release()
     assert store.read(".lease").result().value == b"another's"
 
@@ -141,7 +142,7 @@ def test_renewals_that_fail_are_survived_until_it_would_be_stale(store, caplog):
     flaky, told, known = Flaky(store), [], threading.Event()
 
     def lost(error):
-        told.append(str(error))
+        told.append(error)
         known.set()
 
     # Stale at once: the first renewal that fails is too late.
@@ -149,7 +150,8 @@ def test_renewals_that_fail_are_survived_until_it_would_be_stale(store, caplog):
     mine.acquire()
     flaky.error = ValueError("UNAVAILABLE: later")
     assert known.wait(30)
-    assert "could not be renewed" in told[0]
+    assert "could not be renewed" in str(told[0])
+    assert told[0].exit_code == EXIT_LOST  # what launchers start again
     assert "UNAVAILABLE" in caplog.text
 
 

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import threading
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import tensorflow as tf
 from etils import epath
 from tensorflow_datasets.core import DatasetBuilder
 
-from mmjax.artifacts import artifact_folder, check_artifact, read_artifact, write_artifact
+from mmjax.artifacts import (
+    artifact_folder,
+    check_artifact,
+    parent,
+    read_artifact,
+    write_artifact,
+)
 from mmjax.checkpoint.store import CheckpointStore
 from mmjax.data import mirror
 from mmjax.data.sources import open_dataset
-from mmjax.errors import UserError
+from mmjax.errors import EXIT_LOST, EXIT_USER_ERROR, OutageError, UserError
 from mmjax.export import write_export
 from mmjax.observe.metrics_log import MetricsLog, read_metrics
 from mmjax.pretrained.exported import ModelFolder
@@ -33,12 +38,20 @@ def store(tmp_path):
         yield store
 
 
-def refuse(operation, part):
-    """The store refuses this operation on objects with `part` in their names."""
+BUSY = tf.errors.UnavailableError(None, None, "HTTP response code 503, after 10 attempts\nmore")
+NO_RIGHT = tf.errors.PermissionDeniedError(None, None, "HTTP response code 403")
+
+
+def refuse(operation, part, error=BUSY):
+    """The store refuses this operation on objects with `part` in their names, as TensorFlow does.
+
+    Args:
+      operation: None: whatever it is.
+    """
 
     def before(asked, name):
-        if asked == operation and part in name:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        if operation in (asked, None) and part in name:
+            raise error
 
     return before
 
@@ -70,7 +83,11 @@ def test_metrics_go_on_without_append(store):
     MetricsLog(folder, 1).write(2, {"train/loss": 3.5}, {})
     assert [line["values"]["train/loss"] for line in read_metrics(folder)] == [1.5, 3.5]
     store.before = refuse("put", "metrics/")
-    with pytest.raises(UserError, match="cannot write metrics in gs://bucket/runs/a/metrics"):
+    told = "cannot write metrics in gs://bucket/runs/a/metrics"
+    with pytest.raises(OutageError, match=told):
+        MetricsLog(folder, 2)
+    store.before = refuse("list", "metrics")
+    with pytest.raises(OutageError, match=rf"{told} \(HTTP response code 503, after 10 attempts\)"):
         MetricsLog(folder, 2)
 
 
@@ -98,7 +115,7 @@ def test_checkpoints_are_whole_or_do_not_count(store):
 
     store.before = refuse("put", "manifest.json")
     checkpoints.save(4, tree_of(4), {}, keep=2)
-    with pytest.raises(UserError, match=r"checkpoint 4 could not be saved in gs://bucket/runs/a"):
+    with pytest.raises(OutageError, match=r"checkpoint 4 could not be saved in gs://bucket/runs/a"):
         checkpoints.wait()
     store.before = lambda operation, name: None
     assert CheckpointStore(folder).latest() == 3
@@ -108,11 +125,59 @@ def test_checkpoints_are_whole_or_do_not_count(store):
     # A removal that is cut short leaves nothing that counts.
     store.before = refuse("delete", "2/arrays")
     checkpoints.save(5, tree_of(5), {}, keep=1)
-    with pytest.raises(UserError, match="checkpoint 5"):
+    with pytest.raises(OutageError, match=r"checkpoint 5 .* \(HTTP response code 503"):
         checkpoints.wait()
     store.before = lambda operation, name: None
     assert CheckpointStore(folder).latest() == 5
     checkpoints.close()
+
+
+@pytest.mark.parametrize("operation", ["list", "get", "stat"])
+def test_checkpoints_that_cannot_be_read_for_now_are_not_taken_for_broken(store, operation):
+    folder = f"{BUCKET}/runs/a/checkpoints"
+    checkpoints = CheckpointStore(folder)
+    checkpoints.save(1, tree_of(1), {"step": 1}, keep=1)
+    checkpoints.wait()
+    store.before = refuse(operation, "checkpoints")
+    again = CheckpointStore(folder)
+    for read in (again.latest, again.hosts, lambda: again.restore(1, target_of(tree_of(1)))):
+        if (operation, read) == ("stat", again.hosts):
+            continue  # which needs no sizes
+        with pytest.raises(OutageError, match=r"checkpoints\S* cannot be read \(HTTP") as error:
+            read()
+        assert error.value.exit_code == EXIT_LOST
+    store.before = refuse("list", "checkpoints", NO_RIGHT)
+    with pytest.raises(UserError, match=r"cannot be read \(.*403") as error:
+        again.latest()
+    assert error.value.exit_code == EXIT_USER_ERROR
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(BUSY, EXIT_LOST), (NO_RIGHT, EXIT_USER_ERROR)], ids=["503", "403"]
+)
+def test_whatever_the_store_refuses_of_a_working_directory_is_a_sentence(store, error, code):
+    workdir = WorkDir(f"{BUCKET}/runs/a")
+    workdir.claim({"x": 1}, {"model.dim": 8})
+    store.before = refuse(None, "runs/a", error)
+    for use in (
+        lambda: workdir.check({}),
+        lambda: workdir.claim({}, {}),
+        workdir.check_shared,
+        lambda: workdir.look_at_test("why"),
+        workdir.looks,
+        lambda: check_artifact(workdir.path / "artifact"),
+        lambda: parent("weights", str(workdir.path)),
+        lambda: write_artifact(
+            workdir.path / "artifact", {}, config={}, preprocessing=workdir.path, parents=[]
+        ),
+        lambda: write_export(workdir.path / "export", [], {}),
+    ):
+        with pytest.raises(UserError, match=r"gs://bucket/runs/a.*\(.*HTTP response code") as told:
+            use()
+        assert told.value.exit_code == code
+    assert workdir.figures("dev") == {}
+    store.before = lambda operation, name: None
+    assert workdir.check({"model.dim": 8})  # nothing was lost
 
 
 def test_a_save_that_takes_long_counts_when_it_is_done(store):
@@ -196,7 +261,7 @@ def test_a_dataset_is_prepared_once_and_copied_to_every_host(
 
     # The host that prepares is cut off before the manifest: nothing is there for others.
     store.before = refuse("put", "manifest.json")
-    with pytest.raises(UserError, match=r"gs://bucket/data/.* cannot be written \(Input/output"):
+    with pytest.raises(UserError, match=r"gs://bucket/data/.* cannot be written \(HTTP .* 503"):
         opened("first")
     store.before = lambda operation, name: None
     first = opened("first")  # its copy is whole, and is put there now

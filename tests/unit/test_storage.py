@@ -9,6 +9,7 @@ import pytest
 from etils import epath
 
 from mmjax import storage
+from mmjax.errors import OutageError, UserError
 from tests.object_store import BUCKET, installed
 
 
@@ -61,16 +62,17 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, monkeypatch):
 
 
 def test_a_put_that_fails_leaves_what_was_there(tmp_path):
+    tf = pytest.importorskip("tensorflow")
     with installed(tmp_path) as store:
         path = epath.Path(BUCKET) / "a.txt"
         storage.write_text(path, "before")
 
         def broken(operation, name):
             if operation == "put":
-                raise OSError(errno.EIO, os.strerror(errno.EIO))
+                raise tf.errors.UnavailableError(None, None, "503: come again")
 
         store.before = broken
-        with pytest.raises(OSError, match="Input/output"):
+        with pytest.raises(OSError, match="503: come again"):
             storage.write_text(path, "after")
         assert store.objects() == {"a.txt": b"before"}
 
@@ -81,3 +83,28 @@ def test_what_tensorflow_raises_is_an_os_error():
         raise tf.errors.PermissionDeniedError(None, None, "no right\nmore")
     with pytest.raises(KeyError), storage.as_os_errors():
         raise KeyError("a bug")
+
+
+def test_who_must_act_is_told_by_the_kind_of_error():
+    """A launcher starts a run again after an outage, and after nothing else."""
+    tf = pytest.importorskip("tensorflow")
+    errors = tf.errors
+    outages = [
+        errors.UnavailableError(None, None, "503"),
+        errors.DeadlineExceededError(None, None, "slow"),
+        ValueError("UNAVAILABLE: Error writing: CURL error"),  # TensorStore's
+    ]
+    refusals = [
+        errors.PermissionDeniedError(None, None, "403"),
+        ValueError("PERMISSION_DENIED: no right"),
+    ]
+    for error, kind in [(e, OutageError) for e in outages] + [(e, UserError) for e in refusals]:
+        sentence = pytest.raises(UserError, match=r"^it cannot be read \(.*\): look\.$")
+        with sentence as told, storage.told("it cannot be read", "look"):
+            raise error
+        assert type(told.value) is kind
+        assert type(storage.as_told(error)) is kind
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert storage.failure(full) is UserError
+    for bug in (full, ValueError("shapes differ"), errors.InvalidArgumentError(None, None, "x")):
+        assert storage.as_told(bug) is None
