@@ -18,7 +18,7 @@ import transformers
 from flax import linen as nn
 
 from mmjax.models.encoder_decoder import EncoderDecoder, EncoderDecoderConfig
-from mmjax.models.presets import ENCODER_DECODER_PRESETS, PRESETS
+from mmjax.models.presets import CAUSAL_PRESETS, ENCODER_DECODER_PRESETS, PRESETS
 from mmjax.models.transformer import Transformer, TransformerConfig
 from mmjax.pretrained.families import FAMILIES
 
@@ -154,6 +154,46 @@ class TorchAnswerer(torch.nn.Module):
         return self.network(input_ids=ids, decoder_input_ids=read, use_cache=False).logits
 
 
+class Writer(Network):
+    """The next word at every place, by a decoder."""
+
+    config: TransformerConfig
+
+    @property
+    def dropout(self) -> float:
+        return self.config.dropout
+
+    def batch(self, rows: int, length: int, target_length: int) -> dict[str, np.ndarray]:
+        rng = np.random.default_rng(0)
+        ids = rng.integers(0, self.config.vocab_size, (rows, length + 1), np.int32)
+        return {"ids": ids[:, :-1], "labels": ids[:, 1:]}
+
+    def module(self, dropout: float, unrolled: bool) -> nn.Module:
+        return NextWord(_computed(self.config, dropout, unrolled))
+
+    def torch_module(self, dropout: float) -> torch.nn.Module:
+        return TorchNextWord(self._described(_computed(self.config, dropout)))
+
+
+class NextWord(nn.Module):
+    config: TransformerConfig
+
+    @nn.compact
+    def __call__(self, batch: Any, train: bool = False) -> dict[str, jax.Array]:
+        mask = jnp.ones(batch["ids"].shape, bool)
+        network = Transformer(self.config, name="network")
+        return {"logits": network.logits(network(batch["ids"], mask, train=train))}
+
+
+class TorchNextWord(torch.nn.Module):
+    def __init__(self, described: transformers.PretrainedConfig):
+        super().__init__()
+        self.network = transformers.AutoModelForCausalLM.from_config(described)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        return self.network(input_ids=batch["ids"], use_cache=False).logits
+
+
 def _computed(
     config: TransformerConfig, dropout: float, unrolled: bool = False
 ) -> TransformerConfig:
@@ -173,6 +213,11 @@ NETWORKS: dict[str, Network] = {
     **{
         name: Encoder(config, "albert" if config.share_layers else "bert")
         for name, config in PRESETS.items()
+    },
+    **{
+        name: Writer(config, "gpt2")
+        for name, config in CAUSAL_PRESETS.items()
+        if name.startswith("gpt2")
     },
     # `transformers` ties every new T5's head to the words, which 1.1 does not.
     **{

@@ -1,4 +1,4 @@
-"""A train step of an encoder or an encoder-decoder, in mmjax and in PyTorch.
+"""A train step of an encoder, a decoder or both, in mmjax and in PyTorch.
 
     python -m benchmarks.train_step --out=benchmarks/results/train_step.json
     python -m benchmarks.train_step --preset=t5-base --batch_size=4 --cases=dropout \\

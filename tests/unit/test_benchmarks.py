@@ -182,18 +182,19 @@ def test_a_comparison_that_cannot_be_made_is_a_users_error(arguments, reason, mo
 
 def small_networks():
     """One of each kind, with a batch."""
-    from benchmarks.networks import Encoder, TextToText
-    from mmjax.models.presets import bert, t5
+    from benchmarks.networks import Encoder, TextToText, Writer
+    from mmjax.models.presets import bert, gpt2, t5
 
     sizes = {"layers": 1, "width": 32, "heads": 4, "feed_forward": 48, "vocab_size": 97}
     networks = {
         "encoder": Encoder(bert(**sizes), "bert"),
         "encoder-decoder": TextToText(t5(**sizes, head_dim=6), "t5"),
+        "decoder": Writer(gpt2(**sizes, max_positions=16), "gpt2"),
     }
     return {name: (network, network.batch(3, 16, 4)) for name, network in networks.items()}
 
 
-@pytest.mark.parametrize("kind", ["encoder", "encoder-decoder"])
+@pytest.mark.parametrize("kind", ["encoder", "encoder-decoder", "decoder"])
 def test_a_step_of_pytorch_is_the_same_step_of_the_same_network(kind, tmp_path):
     from benchmarks.contenders import MmjaxContender, TorchContender
     from mmjax.parallel.rules import unbox
@@ -229,7 +230,7 @@ def test_what_pytorch_trains_has_the_presets_size_and_dropout():
     from benchmarks.networks import NETWORKS
     from mmjax.train_state import abstract_params, count
 
-    for name in ("bert-tiny", "bert-base", "t5-base"):
+    for name in ("bert-tiny", "bert-base", "t5-base", "gpt2-small"):
         network = NETWORKS[name]
         ours = abstract_params(network.module(0.1, unrolled=False), network.batch(1, 8, 2))
         with torch.device("meta"):
