@@ -132,12 +132,7 @@ _beside(
 )
 _beside(
     "intent-t5-3b-v5p",
-    {
-        "plain": (
-            "neither fsdp, tensor parallelism nor recomputation",
-            {**_NO_FSDP, "mesh.tensor": 1, "model.remat": "none"},
-        )
-    },
+    {"plain": ("neither fsdp nor recomputation", {**_NO_FSDP, "model.remat": "none"})},
 )
 _beside("respond", {"unrolled": ("layers one after another", {"model.unroll": 0})})
 _beside(

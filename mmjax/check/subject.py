@@ -26,6 +26,7 @@ from jax.sharding import Mesh, NamedSharding
 
 from mmjax import config as config_lib
 from mmjax.data.batches import HostBatches
+from mmjax.data.loader import check_divides
 from mmjax.data.packing import Packing
 from mmjax.data.plan import EvalPlan
 from mmjax.data.tokenizer_files import TOKENIZER_CONFIG, FamilyTokenizer
@@ -83,7 +84,11 @@ class Subject:
         Args:
           fields: the features that are made; None: all.
           packing: how examples share rows; None: they do not.
+
+        Raises:
+          UserError: it does not divide among the devices.
         """
+        check_divides(mesh, size)
 
         def one(x: np.ndarray) -> jax.ShapeDtypeStruct:
             spec = rules.partition_spec(("batch", *[None] * (x.ndim - 1)))

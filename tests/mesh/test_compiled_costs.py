@@ -99,6 +99,9 @@ def test_a_batch_or_heads_that_do_not_divide_are_one_sentence():
     case = weak_scaling.SMALL.values()
     with pytest.raises(UserError, match="a batch of 20 does not divide among 8 devices"):
         measure(open_subject(case).with_batch(20), jax.devices()[:8])
+    train = {**case["train"], "global_batch_size": 12}
+    with pytest.raises(UserError, match="a batch of 12 does not divide among 8 devices"):
+        measure(open_subject({**case, "train": train}), jax.devices()[:8])
     case["mesh"] = {"data": 1, "fsdp": 2, "tensor": 4}
     with pytest.raises(UserError, match=r"an axis of 2 does not divide by 4 \('heads' is cut by"):
         measure(open_subject(case), jax.devices()[:8])
