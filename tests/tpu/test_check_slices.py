@@ -24,12 +24,12 @@ from mmjax.parallel.mesh import make_mesh
 SMALLEST = "retrieval-demo"
 
 # Another of each family at its smallest: a network's layers compile like those of a large one.
+# SCAN's is in test_compiled_scan.
 FAMILIES = {
     "bert": Case("configs/intent.py:demo", "v5e:2x2", {"model.unroll": 1, "task.max_length": 32}),
     "t5": Case("configs/intent.py:model=t5,size=small", "v5e:2x2", {"task.max_length": 32}),
     "gpt": Case("configs/rewrite.py:size=tiny", "v5e:2x2", {"task.max_length": 80}),
     "transresnet": Case("configs/respond.py:demo,model=transresnet", "v5e:2x2"),
-    "scan": Case("configs/retrieval.py:demo,model=scan", "v5e:2x2"),
 }
 
 pytestmark = pytest.mark.skipif(
