@@ -66,8 +66,10 @@ def main(argv: Sequence[str]) -> int:
         if arguments.write:  # after each: they take minutes
             kept = entry(found[name], golden.get(name), raised=arguments.raised)
             write({**read(), name: kept})
+    if arguments.write:
+        sentences = []
     print("\n".join([*changes(golden, found), *sentences]))
-    return int(bool(sentences) and not arguments.write)
+    return int(bool(sentences))
 
 
 def measured(case: Case) -> dict[str, Any]:

@@ -75,7 +75,8 @@ def get_config(variant: str = "") -> ConfigDict:
     seen = f", {arg.images}" if arg.images else ""
     seen += ", copying" if arg.copies else ""
     recipe = training(arg, FINE_TUNED if arg.weights else rate, epochs=10.0, tokens=TOKENS)
-    if not arg.weights:
+    scratch = not (arg.weights or arg.init_from)
+    if scratch:
         averaged = {"schedule": "cosine", "ema_decay": 0.999, "ema_warmup": True}
         recipe["optim"] = dataclasses.replace(recipe["optim"], **averaged)
     return new_config(
@@ -96,7 +97,7 @@ def get_config(variant: str = "") -> ConfigDict:
             image_weights=arg.image_weights or None,
             batch_norm=batch_norm(arg),
             copies=arg.copies,
-            read_weight=0.0 if arg.weights else 0.3,
+            read_weight=0.3 if scratch else 0.0,
             remat="full" if arg.size in ("large", "xl") else "none",
         ),
         **recipe,

@@ -82,17 +82,19 @@ def _run(job: Job, commands: Commands, wanted: dict[str, Any]) -> int:
     One that has ended makes room: its run goes on from what it has saved.
     """
     found = _found(job, commands)
-    if found is not None and (ended := found.get("status", {}).get("terminalState")):
+    ended = None if found is None else found.get("status", {}).get("terminalState")
+    waits = found is not None and (ended or kueue.stopped(found))
+    if waits and _what_runs(found) != _what_runs(wanted):
+        raise UserError(
+            f"the JobSet {job.name} has run another commit or other arguments: give the same ones, "
+            "`delete` it first, or choose another --name."
+        )
+    if ended:
         commands.say(f"{job.name} has ended ({ended}): it is deleted, with its logs, and run anew")
         # What it is made of has the same names: it must be gone first.
         _delete(job, commands, "--cascade=foreground")
         found = None
     if found is not None and kueue.stopped(found):
-        if _what_runs(found) != _what_runs(wanted):
-            raise UserError(
-                f"the JobSet {job.name} was stopped with another commit or other arguments: give "
-                "the same ones, or `delete` it first."
-            )
         if kueue.queued(found):
             kueue.resume(found, _kubectl(job), commands)
         else:

@@ -21,6 +21,7 @@ import uuid
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from mmjax import storage
 from mmjax.errors import OutageError, UserError
 
 if TYPE_CHECKING:
@@ -79,14 +80,15 @@ class Lease:
         """Takes the lease and keeps it alive.
 
         Raises:
-          UserError: another run holds it, or was faster, or it cannot be written.
+          UserError: another run holds it, or was faster, or it cannot be written; OutageError: the
+            store may answer later.
         """
         try:
             generation = self._free_generation()
             self.generation = self._write(generation)
         except (ValueError, OSError, RuntimeError) as error:  # as TensorStore reports them
-            raise UserError(
-                f"--workdir={self._where} cannot be written ({_first_line(error)}): check the "
+            raise storage.failure(error)(
+                f"--workdir={self._where} cannot be written ({storage.reason(error)}): check the "
                 "bucket's name and this machine's rights."
             ) from error
         if self.generation is None:
@@ -198,7 +200,3 @@ def _holder(value: bytes) -> str:
         return f"process {found['process']} on {found['host']}, since {found['since']}"
     except (ValueError, KeyError, TypeError):
         return "an unknown process"
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).partition("\n")[0]

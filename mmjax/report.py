@@ -206,7 +206,7 @@ def _winner(
       results: of one section, by the falling chief figure; the runner-up is the next on the same
         dataset.
     """
-    rivals = [r for r in results[1:] if r.dataset["name"] == results[0].dataset["name"]]
+    rivals = [r for r in results[1:] if _data(r) == _data(results[0])]
     if not rivals:
         return {}, []
     first, second = results[0], rivals[0]
@@ -223,6 +223,11 @@ def _winner(
     return {}, [f"No winner: {pair}: {shown} includes 0."]
 
 
+def _data(result: Result) -> tuple[str, str | None]:
+    """The dataset and, where it is a folder's, the folder."""
+    return result.dataset["name"], result.config.get("data", {}).get("manual_dir")
+
+
 def _signed(difference: float, low: float, high: float, decimals: int) -> str:
     one, *bounds = (f"{x:+.{decimals}f}" for x in (difference, low, high))
     return f"{one} [{', '.join(bounds)}] (paired bootstrap, 95 %)"
@@ -235,7 +240,8 @@ def _compared(
 
     Queries pair by their ids, and by nothing that tells how the data were read: a fingerprint is
     another one where a run saw pixels too, or a later version of the builder. The pool of a split
-    is the photos that its queries ask for, so that equal queries of a dataset have equal pools.
+    is the photos that its queries ask for, so that equal queries of a dataset have equal pools;
+    what folders hold that users made, only the folder's name tells.
     """
     sides = []
     for result in (a, b):

@@ -158,7 +158,8 @@ def told(what: str, then: str) -> Iterator[None]:
 
 def failure(error: BaseException) -> type[UserError]:
     """As what to tell it: whether somebody must act, or the same command alone goes on."""
-    return OutageError if isinstance(_refusal(error), StoreUnavailableError) else UserError
+    later = isinstance(error, TimeoutError) or isinstance(_refusal(error), StoreUnavailableError)
+    return OutageError if later else UserError
 
 
 def reason(error: BaseException) -> str:
@@ -194,6 +195,8 @@ def _code(error: BaseException) -> str | None:
     names = (*_LATER, *_NO_RIGHT)
     tensorflow = sys.modules.get("tensorflow")  # not imported: it raised nothing
     if tensorflow is not None and isinstance(error, tensorflow.errors.OpError):
+        if "resolve host" in str(error):  # a precondition has failed, says its file system then
+            return "UNAVAILABLE"
         return {getattr(tensorflow.errors, name): name for name in names}.get(error.error_code, "")
     if isinstance(error, ValueError):
         return next((name for name in names if str(error).startswith(f"{name}:")), None)

@@ -7,6 +7,8 @@ from typing import Any
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from mmjax.models.decoder import read_tokens
+
 
 def response_loss(
     outputs: Any, batch: Any, *, read_weight: float = 0.0
@@ -39,10 +41,7 @@ def next_is_learned(batch: Any) -> Float[Array, "B L"]:
 
 def next_is_read(batch: Any) -> Float[Array, "B L"]:
     """1 where the token after is a real one that is only read, and no image; else 0."""
-    read = batch["text"]["mask"] & (batch["response"]["ids"] == 0)
-    if "image_at" in batch:
-        read &= batch["image_at"]["ids"] == 0
-    return _next_in_dialogue(read, batch)
+    return _next_in_dialogue(read_tokens(batch), batch)
 
 
 def _next_in_dialogue(x: Any, batch: Any) -> Float[Array, "B L"]:

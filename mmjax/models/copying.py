@@ -157,10 +157,10 @@ class _Places:
         Args:
           follows: log f.
         """
-        f = jnp.exp(follows)
         # 1 - sum f c, and not by that difference, in which all digits may be lost.
-        anew = jnp.maximum(1 - f.sum(axis=-1), 0) + (f * jax.nn.sigmoid(-self.on)).sum(axis=-1)
-        anew = _log(anew)
+        free = _log(jnp.maximum(1 - jnp.exp(follows).sum(axis=-1), 0))
+        ended = jax.nn.logsumexp(follows + jax.nn.log_sigmoid(-self.on), axis=-1)
+        anew = jnp.logaddexp(free, ended)
         went_on = follows + jax.nn.log_sigmoid(self.on)
         return jnp.logaddexp(went_on, anew[..., None] + self.attention), anew
 

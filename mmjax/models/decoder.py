@@ -99,7 +99,7 @@ class Decoder(nn.Module):
         hidden = self.hidden(batch, train=train)
         losses = self.text.cross_entropy(hidden, labels, self.config.loss_block)
         if self.config.copies:
-            ids, visible = batch["text"]["ids"], _read_tokens(batch)[:, None, :]
+            ids, visible = batch["text"]["ids"], read_tokens(batch)[:, None, :]
             if "dialogue" in batch:
                 visible = visible & packed_mask(batch["dialogue"]["ids"], batch["text"]["mask"])
             written = jnp.pad(batch["response"]["ids"][:, 1:] != 0, ((0, 0), (0, 1)))
@@ -143,7 +143,7 @@ class Decoder(nn.Module):
         logits = self.text.logits(last)
         if self.config.copies:
             keys = self.copying.keys(hidden, _first_tokens(batch))
-            tokens = ReadTokens(keys, text["ids"], _read_tokens(batch))
+            tokens = ReadTokens(keys, text["ids"], read_tokens(batch))
             copies = self.copying.begin(last, logits, tokens, branches)
             cache, logits = CopyCache(cache, tokens, copies), copies.log_p
         return logits[:, 0], cache
@@ -182,7 +182,7 @@ class Decoder(nn.Module):
         return {"vectors": x.reshape(B, -1, x.shape[-1]), "vector_at": at}
 
 
-def _read_tokens(batch: Any) -> Bool[Array, "B L"]:
+def read_tokens(batch: Any) -> Bool[Array, "B L"]:
     """Where words were read: neither a response's nor an image's place."""
     read = batch["text"]["mask"] & (batch["response"]["ids"] == 0)
     return read & (batch["image_at"]["ids"] == 0) if "image_at" in batch else read

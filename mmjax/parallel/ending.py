@@ -188,11 +188,11 @@ def _described(error: BaseException) -> tuple[str, int]:
         return "SIGTERM: what was saved is kept; the same command continues.", EXIT_PREEMPTED
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; what was saved is kept.", EXIT_INTERRUPTED
+    if told := storage.as_told(error):
+        return str(told), told.exit_code
     first = str(error).partition("\n")[0][:200]
     if isinstance(error, jax.errors.JaxRuntimeError | ValueError) and _BROKEN.search(str(error)):
         return f"another process died or cannot be reached ({first}). {CONTINUES}", EXIT_LOST
-    if told := storage.as_told(error):
-        return str(told), told.exit_code
     return f"{type(error).__name__}: {first}", EXIT_BUG
 
 

@@ -32,6 +32,12 @@ def in_queue(world, launched, stopped=False, suspend=True, state=None):
     return json.dumps({**record, "status": {"terminalState": state}})
 
 
+def ended(launched, state, *options):
+    """The JobSet that `run` applies, when it has ended."""
+    record = json.loads(launched(gke, ["manifest", *run(*options)[1:]])[1])
+    return json.dumps({**record, "status": {"terminalState": state}})
+
+
 def applied(world):
     """The manifests, in order."""
     return [json.loads(c.stdin) for c in world.recorded if "apply" in c.argv]
@@ -166,7 +172,7 @@ def test_delete_tries_the_secret_too_and_tells_the_first_failure(world, launched
 
 @pytest.mark.parametrize("state", ["Failed", "Completed"])
 def test_the_same_command_runs_again_what_has_ended(world, launched, env_file, state):
-    world.answer("get jobset", jobset(state))
+    world.answer("get jobset", ended(launched, state, f"--env_file={env_file}"))
     world.answer("get jobset", json.dumps({"metadata": {"uid": "u-2"}}))
     world.answer("get jobset", jobset("Completed"))
     code, _, said = launched(gke, run(f"--env_file={env_file}"))
@@ -179,10 +185,17 @@ def test_the_same_command_runs_again_what_has_ended(world, launched, env_file, s
 
 
 def test_what_has_ended_and_cannot_be_deleted_is_not_applied_again(world, launched):
-    world.answer("get jobset", jobset("Failed"))
+    world.answer("get jobset", ended(launched, "Failed"))
     world.answer("delete jobset", code=1)
     assert launched(gke, run())[0] == 2
     assert not world.calls_of("apply")
+
+
+def test_what_has_ended_and_was_another_run_is_kept_with_its_logs(world, launched):
+    world.answer("get jobset", ended(launched, "Failed", "--slices=2"))
+    code, _, said = launched(gke, run())
+    assert (code, "has run another commit or other arguments" in said) == (2, True)
+    assert not world.calls_of("apply") and not world.calls_of("delete")
 
 
 def test_a_jobset_that_runs_already_is_left_alone(world, launched):
@@ -203,7 +216,7 @@ def test_stop_suspends_and_run_continues(world, launched):
     world.answer("get jobset", json.dumps(stopped), times=2)
     world.answer("get jobset", jobset("Completed"))
     code, _, said = launched(gke, [*run(), "--config.seed=3"])
-    assert (code, "with another commit or other arguments" in said) == (2, True)
+    assert (code, "another commit or other arguments" in said) == (2, True)
     assert launched(gke, run())[0] == 0
     assert world.calls_of('"suspend":false')
     assert not world.calls_of("apply")

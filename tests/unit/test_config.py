@@ -367,6 +367,14 @@ def test_photos_are_normalised_by_kept_statistics_where_there_are_some(name):
         assert get_config(f"images=resnet-18,{given}").model.batch_norm == "frozen"
 
 
+def test_what_is_read_is_learned_where_rewriting_starts_from_nothing():
+    get_config = importlib.import_module("configs.rewrite").get_config
+    assert get_config("size=tiny").model.read_weight > 0
+    for given in ("weights=some/folder", "init_from=run://somewhere"):
+        started = get_config(f"size=tiny,{given}")
+        assert started.model.read_weight == 0 and started.optim.ema_decay is None
+
+
 def test_identity_is_what_a_run_is_and_not_how_it_is_carried_out():
     base = from_command_line()
     sections = sections_of(base)

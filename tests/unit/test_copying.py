@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import itertools
 
@@ -11,7 +12,8 @@ import numpy as np
 import pytest
 from flax import linen as nn
 
-from mmjax.models.copying import CopyHead, ReadTokens
+from mmjax.models.attention import MASKED
+from mmjax.models.copying import CopyHead, ReadTokens, _Places
 from mmjax.models.decoder import Decoder, DecoderConfig
 from mmjax.models.presets import gpt2
 
@@ -139,6 +141,23 @@ def _chain(p, hidden, word_p, ids, read, first):
         return total
 
     return likely
+
+
+def test_what_ends_a_copy_that_is_certain_to_go_on_costs_what_it_should():
+    """A loss near the logit, where the probability itself is too small for float32."""
+    places = _Places(
+        words=jnp.full((1,), -0.5),
+        attention=jnp.full((1, 3), MASKED),
+        on=jnp.full((1, 3), 95.0),
+    )
+    follows = jnp.array([[MASKED, 0.0, MASKED]])  # the token before is the first one, for certain
+
+    def cost(on):
+        return -dataclasses.replace(places, on=on).copied(follows)[1].sum()
+
+    found, gradient = jax.value_and_grad(cost)(places.on)
+    np.testing.assert_allclose(found, 95, rtol=1e-5)
+    np.testing.assert_allclose(gradient, [[0, 1, 0]], atol=1e-5)
 
 
 def test_losses_and_gradients_are_finite_where_nothing_can_be_copied_or_all_is_certain():

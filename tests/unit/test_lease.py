@@ -182,6 +182,18 @@ def test_a_store_that_is_cut_off_is_noticed_before_another_run_may_take_over(sto
     assert silent.asked == [35.0, 10.0, 10.0]
 
 
-def test_a_store_that_cannot_be_written_is_one_sentence(store):
-    with pytest.raises(UserError, match=r"gs://bucket/run cannot be written \(PERMISSION_DENIED"):
-        lease(Flaky(store, ValueError("PERMISSION_DENIED: no\nmore"))).acquire()
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ValueError("PERMISSION_DENIED: no\nmore"), UserError),
+        (ValueError("UNAVAILABLE: CURL error\nmore"), OutageError),
+        (TimeoutError("no answer within 50 s"), OutageError),
+    ],
+    ids=["no right", "outage", "silence"],
+)
+def test_a_store_that_cannot_be_written_is_one_sentence(store, error, kind):
+    """A launcher tries again after an outage; the lease is the first that a run asks a bucket."""
+    first = str(error).partition("\n")[0]
+    with pytest.raises(UserError, match=rf"gs://bucket/run cannot be written \({first}") as told:
+        lease(Flaky(store, error)).acquire()
+    assert type(told.value) is kind

@@ -206,11 +206,15 @@ def test_a_clear_difference_has_a_winner_and_a_small_one_none(tmp_path, ranks):
     assert any("includes 0" in note for note in made.notes)
 
 
-@pytest.mark.parametrize("case", ["alone", "other dataset", "other queries", "no figures"])
+@pytest.mark.parametrize(
+    "case", ["alone", "other dataset", "other folder", "other queries", "no figures"]
+)
 def test_no_winner_without_a_runner_up_on_the_same_queries(tmp_path, ranks, case):
     write_result(tmp_path / "good", "Good", ranks // 4)
     if case == "other dataset":
         write_result(tmp_path / "plain", "Plain", ranks, dataset="photochat/demo")
+    if case == "other folder":  # whose dialogues may be numbered alike
+        write_result(tmp_path / "plain", "Plain", ranks, config={"data": {"manual_dir": "mine"}})
     if case == "other queries":
         write_result(tmp_path / "plain", "Plain", ranks[:-1])
     if case == "no figures":

@@ -92,6 +92,7 @@ def test_who_must_act_is_told_by_the_kind_of_error():
     outages = [
         errors.UnavailableError(None, None, "503"),
         errors.DeadlineExceededError(None, None, "slow"),
+        errors.FailedPreconditionError(None, None, "libcurl code 6: Couldn't resolve host name"),
         ValueError("UNAVAILABLE: Error writing: CURL error"),  # TensorStore's
     ]
     refusals = [
@@ -106,5 +107,6 @@ def test_who_must_act_is_told_by_the_kind_of_error():
         assert type(storage.as_told(error)) is kind
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert storage.failure(full) is UserError
-    for bug in (full, ValueError("shapes differ"), errors.InvalidArgumentError(None, None, "x")):
+    assert storage.failure(TimeoutError("no answer within 50 s")) is OutageError
+    for bug in (full, ValueError("shapes differ"), errors.FailedPreconditionError(None, None, "x")):
         assert storage.as_told(bug) is None
