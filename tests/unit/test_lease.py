@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 import tensorstore as ts
 
-from mmjax.errors import EXIT_LOST, EXIT_USER_ERROR, UserError
+from mmjax.errors import EXIT_LOST, EXIT_USER_ERROR, OutageError, UserError
 from mmjax.lease import Lease
 
 NEVER = 1e6
