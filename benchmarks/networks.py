@@ -62,8 +62,8 @@ class Network(ABC):
         return transformers.AutoConfig.for_model(**family.describe(config))
 
 
-class Encoder(Network):
-    """Two logits, read from the first token of an encoder."""
+class OneStack(Network):
+    """Of one transformer."""
 
     config: TransformerConfig
 
@@ -71,16 +71,34 @@ class Encoder(Network):
     def dropout(self) -> float:
         return self.config.dropout
 
+    def module(self, dropout: float, unrolled: bool) -> nn.Module:
+        return self._ours(_computed(self.config, dropout, unrolled))
+
+    def torch_module(self, dropout: float) -> torch.nn.Module:
+        return self._theirs(self._described(_computed(self.config, dropout)))
+
+    @abstractmethod
+    def _ours(self, config: TransformerConfig) -> nn.Module:
+        """With what learns on top."""
+
+    @abstractmethod
+    def _theirs(self, described: transformers.PretrainedConfig) -> torch.nn.Module:
+        """The same."""
+
+
+class Encoder(OneStack):
+    """Two logits, read from the first token of an encoder."""
+
     def batch(self, rows: int, length: int, target_length: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(0)
         ids = rng.integers(0, self.config.vocab_size, (rows, length), np.int32)
         return {"ids": ids, "labels": rng.integers(0, 2, rows, np.int32)}
 
-    def module(self, dropout: float, unrolled: bool) -> nn.Module:
-        return Classifier(_computed(self.config, dropout, unrolled))
+    def _ours(self, config: TransformerConfig) -> nn.Module:
+        return Classifier(config)
 
-    def torch_module(self, dropout: float) -> torch.nn.Module:
-        return TorchClassifier(self._described(_computed(self.config, dropout)))
+    def _theirs(self, described: transformers.PretrainedConfig) -> torch.nn.Module:
+        return TorchClassifier(described)
 
 
 class Classifier(nn.Module):
@@ -154,25 +172,19 @@ class TorchAnswerer(torch.nn.Module):
         return self.network(input_ids=ids, decoder_input_ids=read, use_cache=False).logits
 
 
-class Writer(Network):
+class Writer(OneStack):
     """The next word at every place, by a decoder."""
-
-    config: TransformerConfig
-
-    @property
-    def dropout(self) -> float:
-        return self.config.dropout
 
     def batch(self, rows: int, length: int, target_length: int) -> dict[str, np.ndarray]:
         rng = np.random.default_rng(0)
         ids = rng.integers(0, self.config.vocab_size, (rows, length + 1), np.int32)
         return {"ids": ids[:, :-1], "labels": ids[:, 1:]}
 
-    def module(self, dropout: float, unrolled: bool) -> nn.Module:
-        return NextWord(_computed(self.config, dropout, unrolled))
+    def _ours(self, config: TransformerConfig) -> nn.Module:
+        return NextWord(config)
 
-    def torch_module(self, dropout: float) -> torch.nn.Module:
-        return TorchNextWord(self._described(_computed(self.config, dropout)))
+    def _theirs(self, described: transformers.PretrainedConfig) -> torch.nn.Module:
+        return TorchNextWord(described)
 
 
 class NextWord(nn.Module):
