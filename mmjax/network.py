@@ -223,7 +223,7 @@ class NetworkSystem:
         data = list(self._parts.values())
         weights, seed = mixing.weights(options, self._parts), self._config["seed"]
         loader, plan = train_loader(self._task, data, weights, options, self._mesh, seed)
-        examples = sum(len(own.split("train").index) for own in data)
+        examples = sum(len(own.learned.index) for own in data)
         schedule = run_schedule(options, examples, plan.examples_per_batch)
         training = make_training(
             self._task,
@@ -284,7 +284,7 @@ class NetworkSystem:
             f"{train_state.count(abstract.params):,}",
             " and ".join(
                 f"{len(train.index)} training examples of {train.source.name}"
-                for train in (data.split("train") for data in self._parts.values())
+                for train in (data.learned for data in self._parts.values())
             ),
             steps,
             plan.examples_per_batch,

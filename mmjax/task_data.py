@@ -88,6 +88,15 @@ class TaskData:
             self._splits[name] = index_split(self.task, data, self.source(name))
         return self._splits[name]
 
+    @functools.cached_property
+    def learned(self) -> Split:
+        """What is learned from: the training split, and what the task makes of it besides."""
+        own = self.source("train")
+        source = self.task.learn_from(own)
+        if source is own:
+            return self.split("train")
+        return index_split(self.task, self._options["data"], source)
+
     def any_split(self) -> Split:
         """A split of one dialogue, see `any_split`."""
         return any_split(self.task)
@@ -95,7 +104,8 @@ class TaskData:
     def about(self, sizes: Mapping[str, int]) -> dict[str, Any]:
         """What `mmjax.report` must know of it; `sizes`: of the splits that were judged."""
         records = self._records["train"]
-        sizes = {name: len(split.index) for name, split in sorted(self._splits.items())} | sizes
+        splits = {**self._splits, "train": self.learned}
+        sizes = {name: len(split.index) for name, split in sorted(splits.items())} | sizes
         return {
             "name": records.name.rpartition(":")[0],
             "fingerprint": records.fingerprint,
@@ -209,7 +219,7 @@ def train_loader(
     Raises:
       UserError: an example is longer than the rows that examples are to share.
     """
-    splits = [data.split("train") for data in parts]
+    splits = [data.learned for data in parts]
     train, packing = options["train"], None
     if train.packed_length is None:
         plan: TrainPlan | PackedPlan = TrainPlan(

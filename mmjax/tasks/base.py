@@ -81,6 +81,10 @@ class Task(Featurizer, Protocol):
         """The records of a split with what the task reads beside them (another run's answers)."""
         return source
 
+    def learn_from(self, source: Source) -> Source:
+        """The training split as it is learned from; who judges or answers it takes it as it is."""
+        return source
+
     def fit(self, source: Source, folder: Any) -> None:
         """Makes what is fitted on training data (vocabularies, ...) and writes it to `folder`."""
 

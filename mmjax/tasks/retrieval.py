@@ -18,6 +18,7 @@ import numpy as np
 from etils import epath
 
 from mmjax.data import tokenizers
+from mmjax.data.afterwards import AfterwardsSource
 from mmjax.data.boxes import box_regions
 from mmjax.data.examples import Example, SkipRecord
 from mmjax.data.featurize import Lazy, Ragged, buckets_up_to
@@ -72,6 +73,11 @@ class RetrievalTask(RetrievalText, Task):
         self._model.check_batch(size)
 
     # Data
+
+    def learn_from(self, source: Source) -> Source:
+        if not self.options.after:
+            return source
+        return AfterwardsSource(source, one_voice=self.options.query == "sharer")
 
     def fit(self, source: Source, folder: epath.PathLike) -> None:
         """The tokenizer."""

@@ -44,6 +44,9 @@ class RetrievalOptions:
       query: whose turns before the share make the query, joined by a space: the sharer's (as in
         the paper), or both speakers'; "marked": both, each said to be whose.
       query_max_length, label_max_length: tokens, with [CLS] and [SEP].
+      after: in training, what was said from a share on asks for its photo too: an example more per
+        share. It tells what is in the photo, more plainly than what led up to it. Dev and test are
+        asked with what was said before, as ever.
       keep: which end of a query that is too long is kept.
       label_separator: between the labels of a photo.
       loss: "ce" (softmax in both directions, summed), "sh" (sum of hinges), "mh" (hardest hinge),
@@ -62,6 +65,7 @@ class RetrievalOptions:
     query: Query = "sharer"
     query_max_length: int = limited(128, low=3)
     label_max_length: int = limited(128, low=3)
+    after: bool = False
     keep: Literal["end", "start"] = "end"
     label_separator: str = ", "
     loss: Literal["ce", "sh", "mh", "sigmoid"] = "ce"

@@ -326,6 +326,20 @@ def test_a_second_stage_takes_what_fits_and_names_the_rest(trained, data, tmp_pa
     assert parents[0]["config"] == json.loads((workdir / "result.json").read_text())["config"]
 
 
+def test_what_is_said_after_a_share_teaches_and_is_answered_by_nobody(data, tmp_path):
+    run = (f"{DEMO},model=de_label", *TINY, data, f"--workdir={tmp_path / 'run'}")
+    run += ("--config.task.after=True", "--config.train.total_steps=1")
+    outcome = mmjax(*run)
+    assert outcome.code == 0, outcome.err
+    told = open_dataset("photochat/demo", "train", data_dir=data.partition("=")[2])
+    sizes = read_result(str(tmp_path / "run" / "result.json")).dataset["sizes"]
+    assert len(told) < sizes["train"] <= 2 * len(told)
+    outcome = mmjax(*run, "--mode=predict", "--split=train", "--top=1")
+    assert outcome.code == 0, outcome.err
+    lines = (tmp_path / "run" / "predictions" / "train.jsonl").read_text().splitlines()
+    assert {json.loads(line)["id"] for line in lines} <= {d.id for d in told}
+
+
 def test_the_same_command_again_trains_nothing_anew(trained, data):
     workdir, _ = trained
     before = read_result(str(workdir / "result.json"))
