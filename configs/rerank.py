@@ -8,7 +8,9 @@ DIR is any finished run of configs/retrieval.py on the same dataset, which has a
 
     python -m mmjax.main --config=... --workdir=DIR --mode=predict --split=train --top=50
 
-and the same for dev and test. A single key is changed with --config.SECTION.KEY=VALUE.
+and the same for dev and test; training in rounds of as many photos as those have, which is the
+default (`config.task.train_pool` of that run). A single key is changed with
+--config.SECTION.KEY=VALUE.
 """
 
 from __future__ import annotations

@@ -41,10 +41,12 @@ class Bm25System(UnlearnedSystem):
         self._task = module.TEXT(self._options["task"])
 
     def predict(self, workdir: WorkDir, split: str, top: int) -> list[dict[str, Any]]:
-        data = self._split(split)
-        pool = self._task.pool(data)
-        scores = self._scores(data)[:, pool.content_of]
-        return self._task.told(data, ranking_from_scores(scores, pool.gold, top))
+        def answer(part: Split, numbers: np.ndarray) -> list[dict[str, Any]]:
+            pool = self._task.pool(part)
+            scores = self._scores(part)[:, pool.content_of]
+            return self._task.told(part, ranking_from_scores(scores, pool.gold, top))
+
+        return self._task.in_rounds(self._split(split), answer)
 
     def export(self, workdir: WorkDir) -> list[str]:
         raise UserError("BM25 has no weights: there is nothing to export.")

@@ -21,6 +21,9 @@ from mmjax.data.schema import Dialogue, Photo, Proposal, labels_of
 from mmjax.data.sources import Source
 from mmjax.errors import UserError
 
+# Part of the fingerprint: raise it when the same answers would give other proposals.
+_FORMAT = 2
+
 
 @dataclasses.dataclass(frozen=True)
 class _Answer:
@@ -47,8 +50,9 @@ class CandidateSource:
           file: the predictions on it.
           top: of them, how many photos are taken.
           negatives: for training: so many of the `top` that do not look like the shared photo,
-            drawn at random but always the same, and the shared one, whether it was found or not;
-            None: the `top` as they are.
+            drawn at random but always the same, and the shared one. Nothing is proposed where that
+            is not among the `top`: beside those that were thought better it would teach to prefer
+            what fits worse. None: the `top` as they are.
 
         Raises:
           UserError: no such file, or it is no answer to these dialogues; where they are judged
@@ -64,7 +68,7 @@ class CandidateSource:
         pool = {self._photos[answer.own].id for answer in self._answers.values()}
         self._alike = collections.Counter(_content(self._photos[name]) for name in pool)
         self._negatives = negatives
-        state = json.dumps([origin.fingerprint, top, negatives, lines], sort_keys=True)
+        state = json.dumps([_FORMAT, origin.fingerprint, top, negatives, lines], sort_keys=True)
         self.fingerprint = hashlib.sha256(state.encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -78,13 +82,15 @@ class CandidateSource:
         )
         return dataclasses.replace(dialogue, proposals=proposals)
 
-    def _proposal(self, name: str, shared: Photo) -> Proposal:
+    def _proposal(self, name: str, shared: Photo) -> Proposal | None:
         answer = self._answers[name]
         best = zip((self._photos[photo] for photo in answer.ids), answer.scores, strict=True)
         found: dict[tuple[str, ...], tuple[Photo, float]] = {}
         for photo, score in best:
             found.setdefault(_content(photo), (photo, score))
         if self._negatives is not None:
+            if _content(shared) not in found:
+                return None
             found = self._drawn(name, shared, found)
         photos, scores = zip(*found.values(), strict=True)
         contents, own = list(found), _content(shared)
@@ -105,9 +111,7 @@ class CandidateSource:
         seed = int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little")
         some = np.random.default_rng(seed).permutation(len(others))[: self._negatives]
         kept = {own, *(others[k] for k in some)}
-        lowest = min(score for _, score in found.values())
-        everything = {**found, own: found.get(own, (shared, lowest))}
-        return {content: pair for content, pair in everything.items() if content in kept}
+        return {content: pair for content, pair in found.items() if content in kept}
 
     def _check(self, file: epath.Path, top: int, whole: bool) -> None:
         names = {name for answer in self._answers.values() for name in (answer.own, *answer.ids)}

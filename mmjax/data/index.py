@@ -50,6 +50,16 @@ class ExampleIndex:
     def __len__(self) -> int:
         return len(self.record)
 
+    def take(self, examples: np.ndarray) -> ExampleIndex:
+        """Some of the examples, in the order that is given."""
+        columns = {
+            name: {key: column[examples] for key, column in getattr(self, name).items()}
+            for name in ("lengths", "keys", "targets")
+        }
+        return dataclasses.replace(
+            self, record=self.record[examples], sub=self.sub[examples], **columns
+        )
+
 
 def open_index(
     task: Featurizer, source: Source, *, cache_dir: str, max_skipped_fraction: float

@@ -54,7 +54,8 @@ class RerankOptions:
       candidates: "run://DIR" of the run that proposes, or the folder with its predictions on every
         split that is used.
       top: how many of its candidates are looked at in evaluation, and drawn from in training.
-      negatives: for each share turn in training, drawn once.
+      negatives: for each share turn in training whose own photo is among the candidates, drawn
+        once from them.
       query, label_separator: as in `RetrievalOptions`.
       max_length, label_max_length: tokens of a pair, with [CLS] and both [SEP], and of its labels.
         Of a longer dialogue the end is kept, of longer labels the start.
@@ -168,7 +169,7 @@ class RerankTask(Task):
                         },
                     )
                 )
-        if not found:
+        if not found and not dialogue.proposals:
             raise SkipRecord("no photo was proposed")
         return found
 

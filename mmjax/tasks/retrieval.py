@@ -237,8 +237,14 @@ class RetrievalTask(RetrievalText, Task):
         )
 
     def answers(self, split: Split, predict: Predict, top: int) -> list[dict[str, Any]]:
-        everything = np.arange(len(split.index))
-        return self.told(split, self._ranking(split, predict, top, everything))
+        def answer(part: Split, numbers: np.ndarray) -> list[dict[str, Any]]:
+            def of_part(name: str, examples: np.ndarray) -> Any:
+                return predict(name, numbers[examples])
+
+            everything = np.arange(len(numbers))
+            return self.told(part, self._ranking(part, of_part, top, everything))
+
+        return self.in_rounds(split, answer)
 
     def sample(self, split: Split, predict: Predict) -> np.ndarray | None:
         # The same dialogues each time, spread over the split, among all of its photos.

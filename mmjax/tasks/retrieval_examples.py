@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -59,6 +59,8 @@ class RetrievalOptions:
       image: how photos become pixels.
       regions: how many there are of a photo, and of which width.
       ties: how equal scores count in R@K: "expected", "pessimistic" or "argsort_reversed".
+      train_pool: of how many examples the photos are candidates when the training split is
+        answered, see `RetrievalText.rounds`.
     """
 
     candidate: Literal["labels", "pixels", "both", "regions", "boxes"] = "labels"
@@ -75,6 +77,7 @@ class RetrievalOptions:
     image: ImageOptions = ImageOptions()  # noqa: RUF009 - it is frozen
     regions: RegionOptions = RegionOptions()  # noqa: RUF009 - it is frozen
     ties: Literal["expected", "pessimistic", "argsort_reversed"] = judging("expected")
+    train_pool: int = judging(1000, low=1)
 
 
 def shared_photo(dialogue: Dialogue, sub: int) -> tuple[int, Photo]:
@@ -253,6 +256,29 @@ class RetrievalText:
         """The split's distinct photos."""
         return candidate_pool(split.index, candidate="photo", content="content")
 
+    def rounds(self, split: Split) -> list[np.ndarray]:
+        """Numbers of the examples that are answered together, among the photos of each other.
+
+        A split that is judged is one round. Training has many times as many photos, and the best
+        of them all are closer to the right one than the best of a judged split are: whoever learns
+        from its answers to look closer (`mmjax.tasks.rerank`) would learn from other mistakes than
+        are made there. So training is answered in rounds of `train_pool` examples, drawn once.
+        """
+        count = len(split.index)
+        rounds = -(-count // self.options.train_pool) if split.source.name.endswith(":train") else 1
+        order = np.random.default_rng(0).permutation(count)
+        return [np.sort(part) for part in np.array_split(order, rounds)]
+
+    def in_rounds(
+        self, split: Split, answer: Callable[[Split, np.ndarray], list[dict[str, Any]]]
+    ) -> list[dict[str, Any]]:
+        """What `answer` says of each round and its examples' numbers, in the split's order."""
+        found: dict[int, dict[str, Any]] = {}
+        for numbers in self.rounds(split):
+            told = answer(Split(split.source, split.index.take(numbers)), numbers)
+            found |= zip(numbers.tolist(), told, strict=True)
+        return [found[i] for i in range(len(split.index))]
+
     def told(
         self, split: Split, ranking: Ranking, examples: Sequence[int] | None = None
     ) -> list[dict[str, Any]]:
@@ -321,9 +347,10 @@ class RetrievalText:
             equal_after=np.zeros(len(answers), np.int64),
         )
         recalls = {f"recall@{k}": recall_at_k(counts, k) for k in (1, 5, 10)}
+        together = Split(split.source, split.index.take(self.rounds(split)[0]))
         about = {
             "split": split.source.name,
-            "candidates": f"{len(self.pool(split).example_of):,}",
+            "candidates": f"{len(self.pool(together).example_of):,}",
             **{name: f"{100 * values.mean():.1f}" for name, values in recalls.items()},
         }
         write_page(path, answers, thumbnail=small, title=title, about=about)

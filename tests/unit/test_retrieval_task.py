@@ -336,3 +336,27 @@ def test_answers_are_sorted_and_say_where_the_right_photo_stands(fitted):
         np.testing.assert_allclose(
             [t["score"] for t in answer["top"]], [score[p] for p in ranked[:2]], atol=1e-5
         )
+
+
+def test_training_is_answered_among_as_many_photos_as_a_judged_split_has(fitted):
+    made = task(fitted, RetrievalOptions(train_pool=4))
+    photos = [Photo(f"p{i}", (f"Thing {i}",)) for i in range(10)]
+    chats = [talk((0, "look"), (0, photo), name=f"d{i}") for i, photo in enumerate(photos)]
+    rng = np.random.default_rng(0)
+    vectors = {"query": rng.normal(size=(10, 4)), "photo": rng.normal(size=(10, 4))}
+
+    def answers(name: str) -> list[dict]:
+        source = ListSource(chats, name)
+        split = Split(source, build_index(made, source))
+        return made.answers(split, lambda side, examples: vectors[side][examples], top=10)
+
+    judged, learned = answers("list:dev"), answers("list:train")
+    assert [a["id"] for a in learned] == [a["id"] for a in judged] == [f"d{i}" for i in range(10)]
+    assert all(len(a["top"]) == 10 for a in judged)
+    scores = [{t["photo"]: t["score"] for t in a["top"]} for a in judged]
+    rounds = [frozenset(t["photo"] for t in a["top"]) for a in learned]
+    assert sorted(map(len, set(rounds))) == [3, 3, 4] and len(frozenset.union(*rounds)) == 10
+    for i, answer in enumerate(learned):
+        ranked = sorted(rounds[i], key=scores[i].get, reverse=True)
+        assert [t["photo"] for t in answer["top"]] == ranked
+        assert answer["above"] == ranked.index(f"p{i}")
