@@ -52,8 +52,8 @@ def moved(dialogue: Dialogue, *, one_voice: bool) -> Dialogue:
     """
     turns: list[Turn] = []
     for share, said in _talks(dialogue):
-        speakers = {"speaker": share.speaker} if one_voice else {}
-        turns += [Turn(**{"speaker": turn.speaker, "text": turn.text, **speakers}) for turn in said]
+        for turn in said:
+            turns.append(Turn(share.speaker if one_voice else turn.speaker, turn.text))
         turns.append(dataclasses.replace(share, text=""))
     return Dialogue(dialogue.id + SUFFIX, tuple(turns), roles=dialogue.roles)
 
